@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Everything that can go wrong, told apart by what a person would do about it.
+
+    HookError
+      BadDomain            the domain XML is not what libvirt prints
+      Refused              admission: this controller may not go to a guest now
+      DeviceBusy           somebody else owns the controller, or holds our lock
+      DeviceGone           all ones: no reset may be started on it any more
+      RegistersUnreadable  BAR0 cannot be mapped (lockdown, claimed)
+      SysfsError           the kernel refused a read or a write
+      LadderExhausted      every allowed reset was tried and did not help
+      Stuck                a worker overstayed the deadline
+      BadRecord            a file under /run is not one of ours
+
+A message reads *who: what failed: what was seen (against what was expected)*. This module
+imports nothing of the package.
+"""
+
+import errno as _errno
+import os
+
+
+class HookError(Exception):
+    """Base of all errors that a user may see.
+
+    :param message: one line, *who: what failed: seen against expected*.
+    :param hint: the one true next move, or the empty string.
+    """
+
+    exit_status = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class BadDomain(HookError):
+    """The domain XML cannot be believed."""
+
+
+class Refused(HookError):
+    """Admission says no."""
+
+
+class DeviceBusy(HookError):
+    """Somebody else owns the controller."""
+
+
+class DeviceGone(HookError):
+    """Configuration space or registers read all ones."""
+
+
+class RegistersUnreadable(HookError):
+    """BAR0 is there but may not be mapped."""
+
+
+class LadderExhausted(HookError):
+    """No allowed reset is left and the goal is not reached."""
+
+
+class Stuck(HookError):
+    """A worker did not end within the deadline."""
+
+
+class BadRecord(HookError):
+    """A state file does not hold what we write there."""
+
+
+class SysfsError(HookError):
+    """The kernel refused a read or a write of an attribute.
+
+    :param who: what was read or written, usually a BDF.
+    :param what: the access in words, such as ``writing 'bus' to reset_method``.
+    :param number: the errno value.
+    """
+
+    def __init__(self, who: object, what: str, number: int) -> None:
+        super().__init__(f"{who}: {what}: {os.strerror(number)}")
+        self.number = number
+        self.name = _errno.errorcode.get(number, str(number))
