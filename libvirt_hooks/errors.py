@@ -3,6 +3,7 @@
 
     HookError
       BadDomain            the domain XML is not what libvirt prints
+      BadPolicy            the administrator's file cannot be believed
       Refused              admission: this controller may not go to a guest now
       DeviceBusy           somebody else owns the controller, or holds our lock
       DeviceGone           all ones: no reset may be started on it any more
@@ -39,6 +40,10 @@ class BadDomain(HookError):
     """The domain XML cannot be believed."""
 
 
+class BadPolicy(HookError):
+    """The administrator's policy cannot be believed."""
+
+
 class Refused(HookError):
     """Admission says no."""
 
@@ -56,7 +61,14 @@ class RegistersUnreadable(HookError):
 
 
 class LadderExhausted(HookError):
-    """No allowed reset is left and the goal is not reached."""
+    """No allowed reset is left and the goal is not reached.
+
+    :param disabled: the controller was seen disabled all the same: no reset can hurt it.
+    """
+
+    def __init__(self, message: str, hint: str = "", disabled: bool = False) -> None:
+        super().__init__(message, hint)
+        self.disabled = disabled
 
 
 class Stuck(HookError):

@@ -55,6 +55,18 @@ class Host(Protocol):
     def sleep(self, seconds: float) -> None:
         """Wait."""
 
+    def doing(self, what: str, seconds: float) -> None:
+        """Tell who watches this job what comes next, and that it may take *seconds* from now.
+
+        The words are what ``Stuck`` reports. A time-out that would end sooner is put off.
+        """
+
+    def policy(self) -> str | None:
+        """Text of the administrator's policy (/etc/virt-nvme-reset.toml), None without one.
+
+        :raises SysfsError: there is one and it cannot be read.
+        """
+
     def boot_id(self) -> str:
         """/proc/sys/kernel/random/boot_id: differs after every boot."""
 
@@ -118,5 +130,6 @@ class Host(Protocol):
         """Run *job* for every controller at once; return what came of each, in order.
 
         Each job may die, or block in the kernel, without harm to the others: one that is not
-        done after *timeout* seconds is left behind and reported as ``Stuck``.
+        done after *timeout* seconds, or when the time it asked for by ``doing`` is over, is left
+        behind and reported as ``Stuck``.
         """

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+.PHONY: demo test vm-test bench
+
+demo:
+	@tools/setup
+	@/usr/bin/python3 -IB -c 'import sys; sys.path.insert(0, "."); from libvirt_hooks.cli import main; sys.exit(main(["demo"]))'
+
+test:
+	@tools/setup test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/python -m pytest -q
+
+vm-test:
+	@tools/setup test vm
+	.venv/bin/python -m pytest -o addopts=--strict-markers -q -s tests/vm
+
+bench:
+	@tools/setup test
+	.venv/bin/python -m tools.bench
