@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The few words of PCI configuration space that matter here, and the names of resets.
+
+Sources: PCI Local Bus Specification 3.0, 6.1 and 6.2; kernel include/uapi/linux/pci_regs.h and
+drivers/pci/pci.c (pci_reset_fn_methods, v5.15 to v7.2).
+"""
+
+from enum import StrEnum
+
+VENDOR_ID = 0x00
+COMMAND = 0x04
+COMMAND_MEMORY = 1 << 1
+STATUS = 0x06
+STATUS_CAP_LIST = 1 << 4
+CAPABILITY_LIST = 0x34
+HEADER_LENGTH = 256
+"""Bytes of configuration space that the capability list is in."""
+
+CAP_ID_PM = 0x01
+PM_CTRL = 4
+"""Offset of PMCSR in the Power Management capability; PowerState is its bits 1:0."""
+
+NOBODY = 0xFFFF
+"""A vendor id that nobody has: what configuration space of a function that is gone reads."""
+
+
+class ResetMethod(StrEnum):
+    """The words of ``reset_method``, in the kernel's own order."""
+
+    DEVICE_SPECIFIC = "device_specific"
+    ACPI = "acpi"
+    FLR = "flr"
+    AF_FLR = "af_flr"
+    PM = "pm"
+    BUS = "bus"
+    CXL_BUS = "cxl_bus"
+
+
+NO_METHOD = "\n"
+"""What empties ``reset_method``: a write of zero bytes never reaches the kernel's handler."""
+
+
+def word(data: bytes, offset: int = 0) -> int:
+    """Read a little-endian 16-bit word."""
+    return int.from_bytes(data[offset : offset + 2], "little")
+
+
+def find_capability(config: bytes, wanted: int) -> int | None:
+    """Return the offset of a capability in the first 256 bytes, None if it is not there.
+
+    A list that runs in a circle ends: 48 capabilities are all that fit (PCI_FIND_CAP_TTL).
+    """
+    if not word(config, STATUS) & STATUS_CAP_LIST:
+        return None
+    at = config[CAPABILITY_LIST]
+    for _ in range(48):
+        at &= ~3
+        if not 0x40 <= at < len(config) - 1:
+            return None
+        if config[at] == wanted:
+            return at
+        at = config[at + 1]
+    return None
+
+
+def power_state(config: bytes) -> str:
+    """Return what PMCSR says, as ``power_state`` words it: D0, D1, D2 or D3hot.
+
+    A function without the capability is always in D0.
+    """
+    capability = find_capability(config, CAP_ID_PM)
+    if capability is None:
+        return "D0"
+    return ("D0", "D1", "D2", "D3hot")[word(config, capability + PM_CTRL) & 3]
