@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""decide(): what to do next about one controller. The whole policy of the engine, and pure.
+
+Facts change after each reset, so nothing is planned further than the next rung.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import Enum
+
+from .ladder import Method, Refusal, Step, ladder_for
+from .observe import Observation
+
+
+class Goal(Enum):
+    """What a controller must be before we let go of it."""
+
+    DISABLED = "disabled"
+    """No reset can hurt it: what vfio's own reset at QEMU's open needs."""
+    PRISTINE = "pristine"
+    """As after power-on: what the next owner should find."""
+
+    def reached(self, seen: Observation) -> bool:
+        return seen.disabled if self is Goal.DISABLED else seen.pristine
+
+
+@dataclass(frozen=True)
+class Done:
+    """The goal has been seen."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """Take this rung."""
+
+    method: Method
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """No rung is left. Why each that was not tried may not be."""
+
+    refusals: dict[Method, Refusal]
+
+
+def decide(seen: Observation, tried: Collection[Method], goal: Goal) -> Done | Try | GiveUp:
+    """Decide the next move.
+
+    :param tried: rungs already taken: each is taken once, whatever came of it.
+    """
+    if goal.reached(seen):
+        return Done()
+    if seen.gone:
+        # The kernel would wait 65 s for it, in an uninterruptible sleep (pci_dev_wait, v6.1).
+        return GiveUp({})
+    if seen.registers is None:
+        # A reset that cannot be verified helps nobody: vfio does its own.
+        return GiveUp({Method.CONTROLLER: seen.unreadable})
+    refusals: dict[Method, Refusal] = {}
+    for rung in ladder_for(seen):
+        if rung.method in tried:
+            continue
+        refusal = rung.refusal(seen)
+        if refusal is None:
+            return Try(rung.method, rung.steps(seen))
+        refusals[rung.method] = refusal
+    return GiveUp(refusals)

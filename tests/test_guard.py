@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which guard a controller gets, one line a case."""
+
+import pytest
+
+from libvirt_hooks.guard import guards
+from libvirt_hooks.observe import Observation
+
+from .observations import NEIGHBOUR, seen, sm951
+
+
+@pytest.mark.parametrize(
+    ("observation", "expected"),
+    [
+        pytest.param(sm951(), ("bus", "\n"), id="lethal and alone: bus, else none"),
+        pytest.param(sm951(neighbours=(NEIGHBOUR,)), ("\n",), id="lethal, not alone: none"),
+        pytest.param(sm951(offered=("flr",)), ("\n",), id="lethal, no bus reset: none"),
+        pytest.param(sm951(virtual_functions=1), ("\n",), id="lethal, with VFs: none"),
+        pytest.param(
+            sm951(device=0xA804, offered=("device_specific", "flr", "bus")),
+            (),
+            id="the kernel's own quirk wins",
+        ),
+        pytest.param(sm951(offered=()), (), id="emptied by somebody else: nothing to add"),
+        pytest.param(sm951(offered=(), reset_methods=None), (), id="kernel without reset_method"),
+        pytest.param(
+            sm951(reset_methods=("bus",)), ("bus", "\n"), id="guarded already: the same again"
+        ),
+        pytest.param(seen(), (), id="an ordinary drive keeps its own"),
+        pytest.param(
+            seen(vendor=0x126F, device=0x2263), ("bus",), id="a drive that an FLR damages: bus"
+        ),
+        pytest.param(
+            seen(vendor=0x126F, device=0x2263, neighbours=(NEIGHBOUR,)),
+            (),
+            id="which may keep FLR where it is not alone",
+        ),
+    ],
+)
+def test_guards(observation: Observation, expected: tuple[str, ...]) -> None:
+    assert guards(observation) == expected
