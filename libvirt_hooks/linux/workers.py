@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""each(): one forked worker a controller, so that none can kill, block or outlive the hook.
+
+A worker may die of SIGBUS (its mapping was revoked) or never return from the kernel (a reset of a
+dead function). Its words come over a pipe, a line of JSON each; its death over a pidfd. Sources:
+pidfd_open(2); libvirt src/util/vircommand.c (waits for the end of file on stdout *and* stderr).
+"""
+
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+
+from ..bdf import Bdf
+from ..errors import DeviceBusy, HookError, Stuck
+from ..host import Job
+from .worker import work
+
+GRACE = 0.05
+"""Seconds that a killed or finished worker may take to be gone; then it is left to init."""
+
+
+def each(bdfs: Sequence[Bdf], job: Job, timeout: float) -> dict[Bdf, str | HookError]:
+    """See host.Host.each. One controller gets a worker too: what kills it must not kill us."""
+    workers: list[_Worker] = []
+    outcomes: dict[Bdf, str | HookError | None] = dict.fromkeys(bdfs)
+    try:
+        for bdf in outcomes:
+            try:
+                workers.append(_start(bdf, job, timeout, workers))
+            except OSError as error:
+                outcomes[bdf] = HookError(f"{bdf}: starting a worker: {error.strerror}")
+        _listen(workers)
+    finally:
+        for worker in workers:
+            worker.kill()
+        _reap(worker.pid for worker in workers)
+    outcomes.update((worker.bdf, worker.outcome) for worker in workers)
+    return {bdf: outcome for bdf, outcome in outcomes.items() if outcome is not None}
+
+
+_unreaped: list[int] = []
+
+
+class _Worker:
+    # The parent's view: open descriptors to poll, and what was heard so far.
+
+    def __init__(self, bdf: Bdf, pid: int, pidfd: int, pipe: int, timeout: float) -> None:
+        self.bdf = bdf
+        self.pid = pid
+        self.pidfd = pidfd
+        self.pipe = pipe
+        self.started = time.monotonic()
+        self.deadline = self.started + timeout
+        self.outcome: str | HookError | None = None
+        self.polled = [pidfd, pipe]
+        self._doing = "starting"
+        self._heard = b""
+
+    def hear(self) -> None:
+        # One read has all that fits a pipe, so a worker that never stops talking cannot keep us
+        # from the deadline. The pipe's end decides nothing, the pidfd does.
+        with suppress(BlockingIOError):
+            chunk = os.read(self.pipe, 65536)
+            if not chunk:
+                self.polled = [self.pidfd]
+            *lines, self._heard = (self._heard + chunk).split(b"\n")
+            for line in lines:
+                self._understand(json.loads(line))
+
+    def _understand(self, words: dict[str, object]) -> None:
+        match words:
+            case {"doing": str(text), "allow": int(seconds) | float(seconds)}:
+                self._doing = text
+                self.deadline = max(self.deadline, time.monotonic() + seconds)
+            case {"done": str(text)}:
+                self.outcome = text
+            case {"failed": str(kind), "facts": dict(facts)}:
+                self.outcome = _revived(kind, facts)
+
+    def died(self) -> None:
+        self.hear()  # its last words may have come with its death
+        if self.outcome is None:
+            self.outcome = self._death(_status(self.pid))
+
+    def _death(self, status: int | None) -> HookError:
+        if status is None or not os.WIFSIGNALED(status):
+            code = "unknown" if status is None else os.waitstatus_to_exitcode(status)
+            return HookError(f"{self.bdf}: worker ended with status {code} while {self._doing}")
+        number = os.WTERMSIG(status)
+        text = f"worker killed by signal {number} ({signal.strsignal(number)}) while {self._doing}"
+        if number == signal.SIGBUS:
+            return DeviceBusy(f"{self.bdf}: {text}", "a driver claimed the BAR meanwhile")
+        return HookError(f"{self.bdf}: {text}")
+
+    def overstay(self) -> None:
+        allowed = self.deadline - self.started
+        self.outcome = Stuck(f"{self.bdf}: {self._doing}: not done after {allowed:.1f} s")
+
+    def kill(self) -> None:
+        # Also one that has delivered: it has nothing left to do. One in uninterruptible sleep
+        # dies when the kernel lets it, and holds nothing of libvirt's till then.
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        os.close(self.pipe)
+        os.close(self.pidfd)
+
+
+def _start(bdf: Bdf, job: Job, timeout: float, others: Sequence[_Worker]) -> _Worker:
+    pipe, out = os.pipe()
+    try:
+        os.set_blocking(pipe, False)
+        pid = os.fork()
+        if pid == 0:
+            theirs = [fd for other in others for fd in (other.pipe, other.pidfd)]
+            work(bdf, job, out, [pipe, *theirs])
+        try:
+            return _Worker(bdf, pid, os.pidfd_open(pid), pipe, timeout)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            _reap([pid])
+            raise
+    except OSError:
+        os.close(pipe)
+        raise
+    finally:
+        os.close(out)
+
+
+def _revived(kind: str, facts: dict[str, object]) -> HookError:
+    found = (cls for cls in _family(HookError) if cls.__name__ == kind)
+    cls = next(found, HookError)
+    error = cls.__new__(cls, facts["message"])  # each class's __init__ has arguments of its own
+    vars(error).update(facts)
+    return error
+
+
+def _family(cls: type[HookError]) -> Iterator[type[HookError]]:
+    yield cls
+    for child in cls.__subclasses__():
+        yield from _family(child)
+
+
+def _listen(workers: Sequence[_Worker]) -> None:
+    while busy := [worker for worker in workers if worker.outcome is None]:
+        poll = select.poll()
+        owners = {fd: worker for worker in busy for fd in worker.polled}
+        for fd in owners:
+            poll.register(fd, select.POLLIN)
+        left = min(worker.deadline for worker in busy) - time.monotonic()
+        for fd, _ in poll.poll(max(0, int(left * 1000) + 1)):
+            worker = owners[fd]
+            if fd == worker.pidfd:
+                worker.died()
+            else:
+                worker.hear()
+        now = time.monotonic()
+        for worker in busy:
+            if worker.outcome is None and now >= worker.deadline:
+                worker.overstay()
+
+
+def _status(pid: int) -> int | None:
+    # None: not ours to ask (SIGCHLD is ignored) or not dead.
+    with suppress(ChildProcessError):
+        found, status = os.waitpid(pid, os.WNOHANG)
+        return status if found else None
+    return None
+
+
+def _reap(pids: Iterable[int]) -> None:
+    until = time.monotonic() + GRACE
+    _unreaped.extend(pids)
+    while _unreaped:
+        _unreaped[:] = [pid for pid in _unreaped if _alive(pid)]
+        if not _unreaped or time.monotonic() >= until:
+            return
+        time.sleep(0.001)
+
+
+def _alive(pid: int) -> bool:
+    with suppress(ChildProcessError):
+        return os.waitpid(pid, os.WNOHANG)[0] == 0
+    return False

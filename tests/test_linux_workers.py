@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Workers for real: what comes of a job that ends, fails, dies, stays, or is left behind."""
+
+import errno
+import faulthandler
+import os
+import resource
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from libvirt_hooks import errors
+from libvirt_hooks.bdf import Bdf
+from libvirt_hooks.errors import DeviceBusy, HookError, Refused, Stuck, SysfsError
+from libvirt_hooks.linux import workers
+from libvirt_hooks.linux.mmio import map_registers
+from libvirt_hooks.linux.worker import doing
+
+A, B, C = (Bdf(0, bus, 0, 0) for bus in (1, 2, 3))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    before = sorted(os.listdir("/proc/self/fd"))
+    yield
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    while workers._unreaped:  # a busy machine takes longer than GRACE
+        workers._reap([])
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def alone(job: Callable[[Bdf], str], timeout: float = 5.0) -> str | HookError:
+    return workers.each([C], job, timeout)[C]
+
+
+def running(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_results_come_in_the_order_asked_for() -> None:
+    def job(bdf: Bdf) -> str:
+        time.sleep(0.05 * (bdf == C))
+        return f"{bdf} done in {os.getpid()}"
+
+    outcomes = workers.each([C, A, B, A], job, 5)
+    assert list(outcomes) == [C, A, B]
+    assert all(str(outcomes[bdf]).startswith(f"{bdf} done") for bdf in outcomes)
+    assert f" {os.getpid()}" not in str(outcomes)
+
+
+def test_what_an_error_knows_comes_along() -> None:
+    def job(_: Bdf) -> str:
+        error = Refused("no")
+        vars(error).update(count=2, waited=0.5, holder=None, unsent=object())
+        raise error
+
+    assert vars(alone(job)) == {
+        "message": "no", "hint": "", "count": 2, "waited": 0.5, "holder": None,
+    }  # fmt: skip
+
+
+def test_no_controllers_no_workers() -> None:
+    assert workers.each([], lambda bdf: "", 5) == {}
+
+
+def test_jobs_run_side_by_side(tmp_path: Path) -> None:
+    def job(bdf: Bdf) -> str:
+        (tmp_path / str(bdf)).touch()
+        while len(os.listdir(tmp_path)) < 3:
+            time.sleep(0.005)
+        return "met the others"
+
+    assert set(workers.each([A, B, C], job, 5).values()) == {"met the others"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(SysfsError(C, "writing 'flr' to reset_method", errno.EIO), id="errno kept"),
+        *(
+            pytest.param(cls("0000:03:00.0: what: seen", hint="next \u2192 move"), id=cls.__name__)
+            for cls in vars(errors).values()
+            if isinstance(cls, type) and issubclass(cls, HookError) and cls is not SysfsError
+        ),
+    ],
+)
+def test_an_error_comes_back_as_it_was(error: HookError) -> None:
+    def job(_: Bdf) -> str:
+        raise error
+
+    outcome = alone(job)
+    assert type(outcome) is type(error)
+    assert vars(outcome) == vars(error)
+    assert str(outcome) == str(error)
+
+
+@pytest.mark.parametrize("defect", [ValueError("oops"), SystemExit(3), KeyboardInterrupt("oops")])
+def test_a_defect_is_an_error_and_does_not_escape(defect: BaseException) -> None:
+    def job(_: Bdf) -> str:
+        raise defect
+
+    outcome = alone(job)
+    assert type(outcome) is HookError
+    assert str(outcome) == f"0000:03:00.0: {type(defect).__name__}: {defect}"
+
+
+def test_a_revoked_mapping_kills_the_worker_alone(tmp_path: Path) -> None:
+    def job(bdf: Bdf) -> str:
+        bar = tmp_path / str(bdf)
+        bar.write_bytes(bytes(4096))
+        faulthandler.disable()  # pytest's; it would print
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with map_registers(str(bar), bdf) as registers:
+            doing(f"{bdf}: wait for CSTS.RDY=0")
+            if bdf == C:
+                os.truncate(bar, 0)  # what a driver's claim does: the page is gone
+            return f"{registers.read32(0)}" if bdf == C else "fine"
+
+    outcomes = workers.each([A, C], job, 5)
+    assert outcomes[A] == "fine"
+    assert type(outcomes[C]) is DeviceBusy
+    assert str(outcomes[C]) == (
+        "0000:03:00.0: worker killed by signal 7 (Bus error) while wait for CSTS.RDY=0"
+    )
+
+
+def test_another_signal_is_an_error() -> None:
+    def job(_: Bdf) -> str:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return ""
+
+    outcome = alone(job)
+    assert type(outcome) is HookError
+    assert str(outcome) == "0000:03:00.0: worker killed by signal 9 (Killed) while starting"
+
+
+def test_an_end_without_a_word_is_an_error() -> None:
+    def job(_: Bdf) -> str:
+        os._exit(3)
+
+    assert str(alone(job)) == "0000:03:00.0: worker ended with status 3 while starting"
+
+
+def test_an_overstayer_is_ended_and_harms_nobody(tmp_path: Path) -> None:
+    def job(bdf: Bdf) -> str:
+        if bdf == C:
+            (tmp_path / "pid").write_text(str(os.getpid()))
+            doing("reset by flr")
+            time.sleep(60)
+        return "fine"
+
+    began = time.monotonic()
+    outcomes = workers.each([A, C], job, 0.5)
+    assert time.monotonic() - began < 5
+    assert outcomes[A] == "fine"
+    assert type(outcomes[C]) is Stuck
+    assert str(outcomes[C]) == "0000:03:00.0: reset by flr: not done after 0.5 s"
+    assert not running(int((tmp_path / "pid").read_text()))
+
+
+def test_who_never_stops_talking_is_ended_too() -> None:
+    def job(_: Bdf) -> str:
+        while True:
+            doing("talk")
+
+    assert type(alone(job, 0.2)) is Stuck
+
+
+def test_more_time_is_for_who_asks() -> None:
+    def job(bdf: Bdf) -> str:
+        doing("settle", 5.0 if bdf == A else 0.0)
+        time.sleep(0.3)
+        return "fine"
+
+    outcomes = workers.each([A, B], job, 0.15)
+    assert outcomes[A] == "fine"
+    assert type(outcomes[B]) is Stuck
+
+
+def test_the_time_that_was_asked_for_is_told() -> None:
+    def job(_: Bdf) -> str:
+        doing("settle", 0.2)
+        time.sleep(60)
+        return ""
+
+    assert str(alone(job, 0.1)) == "0000:03:00.0: settle: not done after 0.2 s"
+
+
+def test_doing_elsewhere_is_nothing() -> None:
+    doing("anything", 5.0)
+
+
+def leave_a_child(path: Path) -> None:
+    """Fork one that keeps the pipe's end open beyond the worker's death."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    path.write_text(str(child))
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        pytest.param(lambda: None, "x" * 60000, id="done"),
+        pytest.param(lambda: os._exit(3), "ended with status 3", id="dead"),
+    ],
+)
+def test_an_end_counts_even_if_the_pipe_stays_open(
+    tmp_path: Path, end: Callable[[], None], told: str
+) -> None:
+    def job(_: Bdf) -> str:
+        leave_a_child(tmp_path / "pid")
+        end()
+        return "x" * 60000
+
+    try:
+        assert told in str(alone(job))
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_death_and_last_word_may_be_seen_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    poll = select.poll
+
+    def late() -> select.poll:
+        time.sleep(0.1)
+        return poll()
+
+    monkeypatch.setattr(select, "poll", late)
+    assert alone(lambda bdf: "fine") == "fine"
+
+
+def test_a_silent_pipe_is_waited_for_without_spinning() -> None:
+    def job(_: Bdf) -> str:
+        os.closerange(3, 1000)
+        time.sleep(60)
+        return ""
+
+    before = time.process_time()
+    assert type(alone(job, 0.4)) is Stuck
+    assert time.process_time() - before < 0.2
+
+
+def test_a_fork_that_fails_is_that_controller_s_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork, left = os.fork, [1]
+
+    def scarce() -> int:
+        if not left:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        left.pop()
+        return fork()
+
+    monkeypatch.setattr(os, "fork", scarce)
+    outcomes = workers.each([A, B], lambda bdf: "fine", 5)
+    assert outcomes[A] == "fine"
+    assert str(outcomes[B]) == "0000:02:00.0: starting a worker: Resource temporarily unavailable"
+
+
+def test_a_worker_that_cannot_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def job(_: Bdf) -> str:
+        time.sleep(60)
+        return ""
+
+    monkeypatch.setattr(os, "pidfd_open", none)
+    assert str(alone(job)) == "0000:03:00.0: starting a worker: Too many open files"
+
+
+def test_an_interrupt_of_the_hook_ends_its_workers(tmp_path: Path) -> None:
+    def job(bdf: Bdf) -> str:
+        (tmp_path / str(bdf)).write_text(str(os.getpid()))
+        if bdf == B:
+            while not (tmp_path / str(A)).exists():
+                time.sleep(0.005)
+            os.kill(os.getppid(), signal.SIGALRM)
+        time.sleep(60)
+        return ""
+
+    def interrupt(*_: object) -> None:
+        raise Refused("interrupted")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(Refused):
+            workers.each([A, B], job, 5)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not any(running(int((tmp_path / str(bdf)).read_text())) for bdf in (A, B))
