@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Imports point one way, and what decides imports nothing that acts."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "libvirt_hooks"
+
+# From the leaves up; a module may import from its own line and from those above it.
+LAYERS = (
+    ("__init__",),
+    ("bdf", "errors"),
+    ("telling",),
+    ("host", "deadline"),
+    ("registers",),
+    ("nvme", "pci", "quirks"),
+    ("observe",),
+    ("ladder",),
+    ("plan", "guard"),
+    ("address", "policy", "journal"),
+    ("domain",),
+    ("admission", "engine", "power"),
+    ("custody",),
+    ("lifecycle",),
+    ("simulator", "linux"),
+    ("hook", "cli", "demo"),
+)
+PURE = {name for layer in LAYERS[:9] for name in layer} | {"address", "admission"}
+ACTING = {"os", "time", "mmap", "logging", "subprocess", "socket", "fcntl", "select", "signal"}
+NAMES_ONLY = {"errors": {"os"}}  # os.strerror
+
+
+def rank(name: str) -> int:
+    return next(at for at, layer in enumerate(LAYERS) if name in layer)
+
+
+def files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def top(path: Path) -> str:
+    """The module of the package, or its folder."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """What a file imports: modules of the package as ``.name``, others by their first name."""
+    depth = len(path.relative_to(PACKAGE).parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield (node.module or "").split(".")[0]
+        elif isinstance(node, ast.ImportFrom) and node.level == depth:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            yield from (f".{name.split('.')[0]}" for name in names)
+
+
+def test_every_module_has_a_place() -> None:
+    assert {top(path) for path in files()} == {name for layer in LAYERS for name in layer}
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    for name in imports(path):
+        if name.startswith(".") and name != ".__version__":
+            assert rank(name[1:]) <= rank(top(path)), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_decides_does_not_act(path: Path) -> None:
+    if top(path) in PURE:
+        assert not ACTING & set(imports(path)) - NAMES_ONLY.get(top(path), set())
+
+
+def test_the_simulator_shares_no_table_with_what_it_checks() -> None:
+    for path in (PACKAGE / "simulator").glob("*.py"):
+        inside = {name for name in imports(path) if name.startswith(".")}
+        assert inside <= {".bdf", ".errors", ".host"}, path.name
+
+
+def test_only_the_command_imports_libvirt() -> None:
+    for path in files():
+        assert "libvirt" not in set(imports(path)) or top(path) == "cli", path.name
+
+
+def test_only_the_entry_points_know_a_real_host() -> None:
+    for path in files():
+        if top(path) not in ("hook", "cli", "demo", "linux"):
+            assert ".linux" not in set(imports(path)), path.name
