@@ -78,8 +78,9 @@ def reach(host: Host, bdf: Bdf, goal: Goal, undo: Undo) -> Outcome:
     began = host.monotonic()
     first = seen = look(host, bdf, undo)
     tried: list[Method] = []
+    was_reset = False
     while True:
-        match decide(seen, tried, goal):
+        match decide(seen, tried, goal, was_reset):
             case Done():
                 return Outcome(first, seen, tuple(tried), host.monotonic() - began)
             case GiveUp(refusals):
@@ -87,13 +88,17 @@ def reach(host: Host, bdf: Bdf, goal: Goal, undo: Undo) -> Outcome:
             case Try(method, steps):
                 tried.append(method)
                 started = host.monotonic()
-                _take(host, bdf, undo, method, steps)
+                completed = _take(host, bdf, undo, method, steps)
+                was_reset |= completed and method is not Method.CONTROLLER
                 before, seen = seen, look(host, bdf, undo)
                 _tell(method, before, seen, host.monotonic() - started)
 
 
-def _take(host: Host, bdf: Bdf, undo: Undo, method: Method, steps: Sequence[Step]) -> None:
-    """Apply a rung's steps. What goes wrong is seen at the next look, so here it is only told."""
+def _take(host: Host, bdf: Bdf, undo: Undo, method: Method, steps: Sequence[Step]) -> bool:
+    """Apply a rung's steps; return whether all of them ran to their end.
+
+    What goes wrong is seen at the next look, so here it is only told.
+    """
     for step in steps:
         log.info("%s: %s", bdf, step.describe(), extra=about(bdf, METHOD=method))
         try:
@@ -102,7 +107,8 @@ def _take(host: Host, bdf: Bdf, undo: Undo, method: Method, steps: Sequence[Step
             ended = error.message.removeprefix(f"{bdf}: ")
         if ended:
             log.warning("%s: %s: %s", bdf, method, ended, extra=about(bdf, METHOD=method))
-            return
+            return False
+    return True
 
 
 def apply(host: Host, bdf: Bdf, undo: Undo, step: Step) -> Ended:

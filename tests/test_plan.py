@@ -132,6 +132,23 @@ def test_decide(
     assert choice(observation, tried, goal) == expected
 
 
+@pytest.mark.parametrize(
+    ("observation", "goal", "expected"),
+    [
+        pytest.param(seen(registers=DIRTY), Goal.PRISTINE, "done", id="disabled: no more to gain"),
+        pytest.param(seen(*STUCK), Goal.PRISTINE, BUS, id="not disabled: on to the next rung"),
+    ],
+)
+def test_queues_that_outlive_a_reset(
+    observation: Observation, goal: Goal, expected: Method | str
+) -> None:
+    match decide(observation, [CONTROLLER, FLR], goal, was_reset=True):
+        case Try(method, _):
+            assert method == expected
+        case Done():
+            assert expected == "done"
+
+
 def steps(observation: Observation, tried: list[Method]) -> tuple[Step, ...]:
     decided = decide(observation, tried, Goal.PRISTINE)
     assert isinstance(decided, Try)

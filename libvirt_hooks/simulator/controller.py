@@ -42,12 +42,14 @@ class Controller:
         self.faults = faults
         self.clock = clock
         self.trace = trace
+        self.queues = dict.fromkeys(PLAIN, 0)
         self.reset()
 
     def reset(self) -> None:
         """Every register to its default, as FLR and conventional reset do."""
         self.cc = 0
-        self.queues = dict.fromkeys(PLAIN, 0)
+        if not self.faults & Fault.KEEPS_QUEUES:
+            self.queues = dict.fromkeys(PLAIN, 0)
         self.cfs = False
         self.cannot_enable = False
         self._rdy = False

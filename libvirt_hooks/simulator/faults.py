@@ -62,5 +62,8 @@ class Fault(enum.Flag):
     TOUCHED_EARLY_AFTER_FLR = enum.auto()
     """A touch within 250 ms after an FLR: RDY never rises again before the next reset (P3700)."""
 
+    KEEPS_QUEUES = enum.auto()
+    """AQA, ASQ and ACQ outlive every reset (QEMU 7.2's controller, measured in tests/vm)."""
+
     MSIX_GROWS = enum.auto()
     """An FLR makes the MSI-X table grow from 16 to 22 entries; a bus reset undoes it (SM2262)."""

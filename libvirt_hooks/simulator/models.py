@@ -5,7 +5,7 @@ Sources: kernel drivers/pci/quirks.c (pci_dev_reset_methods, v7.2), drivers/nvme
 (nvme_id_table); design.md and facts/kernel.md for who showed which fault.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .faults import Fault
 
@@ -30,7 +30,8 @@ class Model:
     device_specific: str = ""
 
 
-ORDINARY = Model("QEMU NVMe", 0x1B36, 0x0010, 0x1AF4, 0x1100, to=15, vs=0x00010400)
+ORDINARY = Model("ordinary NVMe", 0x1B36, 0x0010, 0x1AF4, 0x1100, to=15, vs=0x00010400)
+QEMU_7_2 = replace(ORDINARY, label="QEMU 7.2's NVMe", faults=Fault.KEEPS_QUEUES)
 SM951 = Model(
     "Samsung SM951", 0x144D, 0xA802, 0x144D, 0xA801, vs=0x00010100, faults=Fault.LETHAL_FLR
 )
