@@ -35,8 +35,11 @@ class RegisterValues:
 
     @property
     def gone(self) -> bool:
-        """Did nobody answer?"""
-        return self.cap.all_ones or self.cc.all_ones or self.csts.all_ones
+        """Did nobody answer? CAP is never 0: CSS has a bit set (NVMe Base 2.0, 3.1.3.1).
+
+        Zeros are what QEMU answers for a BAR that decodes nothing, and zeros look pristine.
+        """
+        return not self.cap or self.cap.all_ones or self.cc.all_ones or self.csts.all_ones
 
     @property
     def disabled(self) -> bool:

@@ -206,12 +206,13 @@ def test_says_what_it_tried_and_why_no_more(
 class AllOnes:
     """A BAR that nobody answers, though configuration space does; counts accesses."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: int = 0xFFFFFFFF) -> None:
         self.reads: list[int] = []
+        self.answer = answer
 
     def read32(self, offset: int) -> int:
         self.reads.append(offset)
-        return 0xFFFFFFFF
+        return self.answer
 
     def write32(self, offset: int, value: int) -> None:
         raise AssertionError(f"{value:#x} written to {offset:#x} of a controller that is gone")
@@ -231,6 +232,16 @@ def test_a_bar_that_reads_all_ones_is_asked_for_cap_and_no_more(
     with pytest.raises(DeviceGone, match="registers read CAP=0xffffffffffffffff"):
         run(host, Goal.PRISTINE)
     assert bar.reads == [0x00, 0x04]
+
+
+def test_a_bar_that_reads_zeros_is_not_taken_for_pristine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = drive(SM951)
+    monkeypatch.setattr(host, "registers", lambda _: nullcontext(AllOnes(answer=0)))
+    with pytest.raises(DeviceGone, match="registers read CAP=0x0000000000000000"):
+        run(host, Goal.DISABLED)
+    assert host.texts(BDF) == []
 
 
 def test_a_drive_that_goes_between_two_looks_is_not_written(
