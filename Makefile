@@ -20,3 +20,5 @@ vm-test:
 bench:
 	@tools/setup test
 	.venv/bin/python -m tools.bench
+	@tools/setup vm
+	.venv/bin/python -m tests.vm.bench

@@ -2,7 +2,6 @@
 """virt-nvme-reset, the command: its verbs. Exit status: 0 done, 1 refused or failed, 2 usage."""
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,7 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for line in _list(LinuxHost()):
                     print(line)
             case "reset":
-                logging.basicConfig(level=logging.INFO, format="%(message)s")
                 reset(LinuxHost(), arguments.bdf)
     except HookError as error:
         print(f"{IDENTIFIER}: {error.message}", file=sys.stderr)

@@ -29,6 +29,8 @@ class HookError(Exception):
     """
 
     exit_status = 1
+    told = False
+    """It is in the journal already."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -159,17 +159,23 @@ def _each(
     host: Host, bdfs: list[Bdf], work: Callable[[Host, Bdf], str]
 ) -> dict[Bdf, str | HookError]:
     """Do *work* on all of them at once."""
-    job: Job = partial(_told, host, work)
-    return host.each(bdfs, job, JOB_TIMEOUT) if bdfs else {}
+    job: Job = partial(_tell, host, work)
+    results = host.each(bdfs, job, JOB_TIMEOUT) if bdfs else {}
+    for bdf, result in results.items():
+        if isinstance(result, HookError) and not result.told:
+            # A worker that was killed, or is stuck, could not.
+            log.error("%s", result.message, extra=about(bdf))
+    return results
 
 
-def _told(host: Host, work: Callable[[Host, Bdf], str], bdf: Bdf) -> str:
-    """Do *work*, and tell what came of it; what ends a worker, ``Host.each`` tells."""
+def _tell(host: Host, work: Callable[[Host, Bdf], str], bdf: Bdf) -> str:
+    """Do *work*, and tell what came of it."""
     began = host.monotonic()
     try:
         result = work(host, bdf)
     except HookError as error:
         log.error("%s", error.message, extra=about(bdf, ELAPSED_MS=_since(host, began)))
+        error.told = True
         raise
     log.info("%s: %s", bdf, result, extra=about(bdf, ELAPSED_MS=_since(host, began)))
     return result

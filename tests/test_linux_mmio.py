@@ -66,7 +66,7 @@ def test_what_is_no_register_is_refused(bar: Path, offset: int) -> None:
 @pytest.mark.parametrize("value", [-1, 1 << 32])
 def test_what_does_not_fit_is_refused(value: int, swap: bool) -> None:
     raw = bytearray(4)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="for format|does not fit"):
         words(raw, swap).write32(0, value)
     assert raw == bytes(4)
 

@@ -236,8 +236,16 @@ def test_death_and_last_word_may_be_seen_at_once(monkeypatch: pytest.MonkeyPatch
         time.sleep(0.1)
         return poll()
 
+    def job(bdf: Bdf) -> str:
+        doing("reset by flr")
+        if bdf == A:
+            os._exit(3)
+        return "fine"
+
     monkeypatch.setattr(select, "poll", late)
-    assert alone(lambda bdf: "fine") == "fine"
+    outcomes = workers.each([A, C], job, 5)
+    assert str(outcomes[A]) == "0000:01:00.0: worker ended with status 3 while reset by flr"
+    assert outcomes[C] == "fine"
 
 
 def test_a_silent_pipe_is_waited_for_without_spinning() -> None:
@@ -284,6 +292,7 @@ def test_an_interrupt_of_the_hook_ends_its_workers(tmp_path: Path) -> None:
         if bdf == B:
             while not (tmp_path / str(A)).exists():
                 time.sleep(0.005)
+            time.sleep(0.2)  # os.fork() itself swallows what is raised before it has returned
             os.kill(os.getppid(), signal.SIGALRM)
         time.sleep(60)
         return ""

@@ -8,13 +8,15 @@ import pytest
 
 from libvirt_hooks import custody, journal
 from libvirt_hooks.bdf import Bdf
-from libvirt_hooks.errors import SysfsError
+from libvirt_hooks.errors import Stuck, SysfsError
 from libvirt_hooks.simulator.faults import Fault
 from libvirt_hooks.simulator.host import SimHost
 from libvirt_hooks.simulator.life import UUID
 from libvirt_hooks.simulator.models import A80C, ORDINARY, SM951, Model
 
 from .lives import BDF, OTHER, SECOND, at_rest, call, called, one
+
+BDF_GONE = f"{BDF}: does not answer"
 
 
 def test_what_start_does_to_an_sm951() -> None:
@@ -379,6 +381,30 @@ def test_a_controller_that_another_hook_works_on_is_refused(
     assert call(host, "start", BDF) == 1
     assert "lock" in capsys.readouterr().err
     assert host.texts(BDF, who=["hook"]) == []
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["by the worker", "by nobody yet"])
+def test_an_error_is_told_once(
+    told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = SimHost()
+    host.add(BDF, SM951, driver="vfio-pci")
+    assert call(host, "start", BDF) == 0
+    stuck = Stuck(f"{BDF}: reset by flr: not done after 20.0 s")
+    stuck.told = told
+    monkeypatch.setattr(host, "each", lambda *_: {BDF: stuck})
+    assert call(host, "stopped", BDF) == 0
+    assert caplog.messages.count(stuck.message) == (0 if told else 1)
+
+
+def test_a_worker_tells_its_error_itself(caplog: pytest.LogCaptureFixture) -> None:
+    host = SimHost()
+    host.add(BDF, SM951, driver="vfio-pci", faults=Fault.CONFIG_FROZEN)
+    call(host, "start", BDF)
+    assert [record.levelname for record in caplog.records if BDF_GONE in record.message] == [
+        "ERROR",  # from the worker
+        "ERROR",  # that the start is refused for it
+    ]
 
 
 def test_stopped_without_any_record_touches_nothing() -> None:

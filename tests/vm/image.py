@@ -75,6 +75,8 @@ FILES = {
         "After=systemd-udevd.service local-fs.target\n"
         "[Service]\n"
         "Environment=LC_ALL=C.UTF-8\n"
+        # udev may be loading it just now: a mount in between finds "no channels available".
+        "ExecStartPre=/sbin/modprobe 9pnet_virtio\n"
         "ExecStartPre=/bin/mkdir -p /run/rig/checkout /run/rig/parts\n"
         "ExecStartPre=/bin/mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=524288"
         " checkout /run/rig/checkout\n"
@@ -213,7 +215,7 @@ def _bootstrap(scratch: Path, root: Path) -> None:
         *("unshare", "--mount", "mmdebstrap", "--quiet", "--mode=root", "--variant=apt"),
         *("--include", ",".join(PACKAGES)),
         *(f"--aptopt={line}" for line in _apt_configuration()),
-        f"--setup-hook=cp -a {overlay}/. \"$1\"",
+        f'--setup-hook=cp -a {overlay}/. "$1"',
         f"--customize-hook={headers_hook}",
         *(SUITE, str(root), "-"),
     ]
