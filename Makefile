@@ -4,7 +4,7 @@
 
 demo:
 	@tools/setup
-	@/usr/bin/python3 -IB -c 'import sys; sys.path.insert(0, "."); from libvirt_hooks.cli import main; sys.exit(main(["demo"]))'
+	@bin/virt-nvme-reset demo
 
 test:
 	@tools/setup test

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The command's verbs on simulated machines, and how they end."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,3 +120,18 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
 
 def test_the_policy_is_read_where_its_errors_say() -> None:
     assert linux_host.POLICY == policy.PATH
+
+
+def test_the_script_of_the_checkout() -> None:
+    script = ROOT / "bin" / "virt-nvme-reset"
+    result = subprocess.run([script, "--version"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, f"virt-nvme-reset {__version__}\n")
+
+
+def test_the_script_without_its_package(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    script = Path(shutil.copy(ROOT / "bin" / "virt-nvme-reset", tmp_path / "bin"))
+    result = subprocess.run([script, "list"], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("virt-nvme-reset: cannot start: No module named")
+    assert "Traceback" not in result.stderr
