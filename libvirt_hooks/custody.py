@@ -103,8 +103,7 @@ def give_back(host: Host, bdf: Bdf) -> str:
     """
     with _locked(host, bdf) as undo:
         if host.driver(bdf) not in (None, VFIO_PCI):
-            # Hot-unplugged: the host's driver has it, and power/control is that driver's.
-            undo.forget(POWER_CONTROL)
+            # Hot-unplugged: the host's driver has it.
             _put_back(host, bdf, undo)
             return "already back with the host"
         _await_closed(host, bdf)
@@ -194,7 +193,12 @@ def _set_guard(host: Host, seen: Observation, undo: Undo) -> bool:
 
 
 def _put_back(host: Host, bdf: Bdf, undo: Undo) -> None:
-    """Restore what the journal holds: reset_method, then power/control."""
+    """Restore what the journal holds: reset_method, then power/control.
+
+    power/control is the driver's that bound since: vfio-pci set it to auto, nvme has not.
+    """
+    if host.driver(bdf) not in (None, VFIO_PCI):
+        undo.forget(POWER_CONTROL)
     methods = undo.original(RESET_METHOD)
     if methods is not None:
         write_methods(host, bdf, methods.split())

@@ -445,3 +445,19 @@ def test_start_leaves_alone_what_is_not_on_vfio() -> None:
     assert call(host, "start", BDF) == 0
     assert host.texts() == []
     at_rest(host)
+
+
+def test_release_leaves_power_control_to_the_driver_that_bound_since() -> None:
+    """`stopped` could not clean it, so its journal still held vfio-pci's power/control."""
+    host, life = one(SM951, faults=Fault.RDY_STUCK | Fault.RESET_EIO)
+    life.hook = None
+    assert life.start()
+    journal.claim(host, UUID, [BDF])
+    undo = journal.Undo(host.records, BDF)
+    undo.keep("power/control", "auto")
+    life.guest_shutdown()
+    before = host.read_attr(BDF, "power/control")
+    assert (host.driver(BDF), before) == ("nvme", "on")
+    assert call(host, "release", BDF) == 0
+    assert host.read_attr(BDF, "power/control") == "on"
+    at_rest(host)
