@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One rig for the whole session, its two drives, and the results at the end.
+
+A drive is handed to each test live on the host's driver, whatever the test before did to it.
+When a test fails, its report has what the hook, libvirtd and the kernel said meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from . import guests, hooks, image, outer, parts, report
+from .drives import Double, Drive
+from .lives import Row
+from .rig import CommandFailed, Rig, boot
+
+ROWS = pytest.StashKey[list[Row]]()
+EVIDENCE = (
+    "journalctl -q --no-pager -o short-monotonic -n 40 -t virt-nvme-reset -t libvirtd"
+    f"; find {hooks.STATE} -type f 2>/dev/null; dmesg | tail -n 20"
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "vm: runs in the rig, a Debian with libvirtd under QEMU")
+    config.stash[ROWS] = []
+
+
+@pytest.fixture(scope="session")
+def disk_image() -> image.Image:
+    return image.ensure()
+
+
+@pytest.fixture(scope="session")
+def built_parts(disk_image: image.Image) -> Path:
+    return parts.ensure(disk_image)
+
+
+@pytest.fixture(scope="session")
+def session_rig(disk_image: image.Image, built_parts: Path) -> Iterator[Rig]:
+    """A booted machine: hook installed, double loaded."""
+    with boot(disk_image, built_parts) as rig:
+        guests.install_kernel(rig)
+        hooks.install(rig)
+        Double(rig, outer.DOUBLE, "double").load()
+        yield rig
+
+
+@pytest.fixture
+def rig(session_rig: Rig) -> Rig:
+    hooks.clear(session_rig)
+    return session_rig
+
+
+@pytest.fixture
+def double(rig: Rig) -> Double:
+    drive = Double(rig, outer.DOUBLE, "double")
+    _make_ready(drive)
+    return drive
+
+
+@pytest.fixture
+def ordinary(rig: Rig) -> Drive:
+    drive = Drive(rig, outer.ORDINARY, "ordinary")
+    _make_ready(drive)
+    return drive
+
+
+@pytest.fixture(params=["double", "ordinary"])
+def drive(request: pytest.FixtureRequest) -> Drive:
+    """Each of the two in turn."""
+    chosen = request.getfixturevalue(request.param)
+    assert isinstance(chosen, Drive)
+    return chosen
+
+
+@pytest.fixture
+def rows(pytestconfig: pytest.Config) -> list[Row]:
+    """The table of this session, to be added to."""
+    return pytestconfig.stash[ROWS]
+
+
+def _make_ready(drive: Drive) -> None:
+    """A drive that has been detached or worse since is enumerated anew."""
+    if not drive.is_live():
+        drive.heal()
+    drive.keep_awake()
+    drive.clear()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, None, None]:
+    outcome = yield
+    result = outcome.get_result()  # type: ignore[attr-defined]
+    rig = getattr(item, "funcargs", {}).get("rig")
+    if result.failed and isinstance(rig, Rig):
+        try:
+            said = rig.run(EVIDENCE, check=False).stdout
+        except CommandFailed as error:
+            said = str(error)
+        result.sections.append(("in the rig", said))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    rows = config.stash[ROWS]
+    if rows:
+        terminalreporter.section("guest lives")
+        for line in report.table(rows):
+            terminalreporter.line(line)
