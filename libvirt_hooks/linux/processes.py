@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Processes as /proc shows them: what they have open, whether they run, who has a vfio node.
+
+Sources: proc(5); kernel fs/proc/array.c (do_task_stat), fs/proc/fd.c, v6.1; drivers/vfio/group.c
+and device_cdev.c for the nodes, v6.6; libvirt src/qemu/qemu_command.c for `-uuid`.
+"""
+
+import os
+from collections.abc import Collection, Iterator
+
+from ..bdf import Bdf
+from ..snapshot import Process
+from .reads import names, text
+from .sysfs import DEVICES
+
+PROC = "/proc"
+
+
+def pids(proc: str = PROC) -> list[int]:
+    """Return the number of every process, sorted."""
+    return sorted(int(name) for name in names(proc) if name.isdecimal())
+
+
+def process(pid: int, proc: str = PROC) -> Process:
+    """Return a process with its name, which is empty if it is gone."""
+    return Process(pid, text(f"{proc}/{pid}/comm"))
+
+
+def opened(pid: int, proc: str = PROC) -> Iterator[tuple[str, str]]:
+    """Yield each descriptor of a process with its target; none if the process is gone.
+
+    The target is text, as seen in the mount namespace of who opened it, and is not looked up.
+
+    :raises PermissionError: a security module forbids to look.
+    """
+    try:
+        folder = os.open(f"{proc}/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        raise
+    except OSError:
+        return
+    try:
+        for name in os.listdir(folder):
+            try:
+                yield name, os.readlink(name, dir_fd=folder)
+            except PermissionError:
+                raise
+            except OSError:  # closed meanwhile
+                continue
+    finally:
+        os.close(folder)
+
+
+def vfio_nodes(bdf: Bdf, devices: str = DEVICES) -> tuple[str, ...]:
+    """Return the nodes by which somebody may have a function open through vfio.
+
+    That of the IOMMU group is shared by every function in the group.
+    """
+    found = [f"/dev/vfio/devices/{name}" for name in names(f"{devices}/{bdf}/vfio-dev")]
+    try:
+        group = os.path.basename(os.readlink(f"{devices}/{bdf}/iommu_group"))
+    except OSError:
+        return tuple(found)
+    return (f"/dev/vfio/{group}", f"/dev/vfio/noiommu-{group}", *found)
+
+
+def vfio_users(nodes: Collection[str], proc: str = PROC) -> tuple[Process, ...]:
+    """Tell who has one of these nodes open, by pid.
+
+    One that is exiting has none any more, though the kernel may still be closing them.
+    """
+    return tuple(process(pid, proc) for pid in pids(proc) if _has_open(pid, nodes, proc))
+
+
+def _has_open(pid: int, nodes: Collection[str], proc: str) -> bool:
+    try:
+        # libvirt takes a node out of the guest's /dev while the guest still has it open.
+        return any(target.removesuffix(" (deleted)") in nodes for _, target in opened(pid, proc))
+    except PermissionError:
+        return False
+
+
+def qemu_runs(uuid: str, proc: str = PROC) -> bool:
+    """Is there a process with the arguments `-uuid` and *uuid*, as libvirt starts QEMU?
+
+    May wait for one that is stuck in the kernel with its memory map locked: use it in a worker.
+    """
+    wanted = f"\0-uuid\0{uuid}\0"
+    return any(wanted in text(f"{proc}/{pid}/cmdline") for pid in pids(proc))
+
+
+def start_time(pid: int, proc: str = PROC) -> int | None:
+    """Return when a process started, in clock ticks since boot; None if it does not run.
+
+    With the pid it names a process for as long as the host is up. A zombie does not run.
+    """
+    # The name in parentheses may itself hold spaces and parentheses; nothing after it does.
+    fields = text(f"{proc}/{pid}/stat").rpartition(")")[2].split()
+    if len(fields) < 20 or fields[0] in ("Z", "X", "x"):
+        return None
+    return int(fields[19])
+
+
+def runs(pid: int, started: int, proc: str = PROC) -> bool:
+    """Is the process of that number still the one that started then?"""
+    return start_time(pid, proc) == started
