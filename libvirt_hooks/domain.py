@@ -12,9 +12,14 @@ from dataclasses import dataclass, replace
 
 from lxml import etree
 
+from . import guest_policy
 from .address import parse_address, quoted
 from .bdf import Bdf
 from .errors import BadDomain
+from .policy import SILENT, GuestPolicy
+
+LARGEST = 16 << 20
+"""Bytes: libvirt's own protocol takes a domain of 4 MiB at most (REMOTE_STRING_MAX, 9.0)."""
 
 # What virUUIDParse takes: hex digits in pairs, any dashes between the pairs, space around.
 _UUID = re.compile(r"[ \t\n\v\f\r]*(?:-*[0-9a-fA-F]{2}){16}[ \t\n\v\f\r]*")
@@ -36,22 +41,29 @@ class Domain:
     uuid: str
     name: str
     candidates: tuple[Controller, ...]
+    policy: GuestPolicy = SILENT
+    """What its metadata says; SILENT if that cannot be read."""
+    policy_error: BadDomain | None = None
+    """What is wrong with it: to be raised where a start may be refused, and nowhere else."""
 
 
 def parse(xml: bytes) -> Domain:
-    """Read a domain as libvirt prints it.
+    """Read a domain as libvirt prints it; a mistake in our metadata is in the result.
 
     :raises BadDomain: not XML, not a domain, no UUID, or an address that names no PCI function.
     """
     root = _root(xml)
-    return Domain(
+    domain = Domain(
         uuid=_uuid(_text(root, "uuid")),
         name=_text(root, "name"),
         candidates=_unique(_candidates(root)),
     )
+    return _with_policy(domain, root)
 
 
 def _root(xml: bytes) -> etree._Element:
+    if len(xml) > LARGEST:
+        raise BadDomain(f"domain XML: too large: {len(xml)} bytes against at most {LARGEST}")
     # Comments and processing instructions are dropped by the parser, so that the text around one
     # is a single text again, as it is for libvirt's XPath.
     parser = etree.XMLParser(
@@ -137,6 +149,26 @@ def _bdf(source: etree._Element | None, owner: etree._Element) -> Bdf:
 
 def _managed(element: etree._Element) -> bool:
     return bool(element.get("managed") == "yes")
+
+
+def _with_policy(domain: Domain, root: etree._Element) -> Domain:
+    metadata = _child(root, "metadata")
+    ours = f"{{{guest_policy.NAMESPACE}}}*"
+    elements = [] if metadata is None else list(metadata.iterchildren(ours))
+    try:
+        domain = replace(domain, policy=guest_policy.parse(elements))
+        # An expectation that nobody looks at, and somebody relies on. The policy is kept: a drive
+        # that is unplugged in a guest's life leaves its expectation behind.
+        stray = sorted(domain.policy.expected.keys() - {each.bdf for each in domain.candidates})
+        if stray:
+            where = f"domain XML: line {elements[0].sourceline}: policy: expect"
+            raise BadDomain(f"{where}: bdf: {stray[0]} against a PCI function of this guest")
+    except BadDomain as error:
+        # The uuid, unlike the name, is safe to be pasted into a shell.
+        of_ours = f"--uri {guest_policy.NAMESPACE} --key vnr"
+        error.hint = f"correct it: virsh metadata {domain.uuid} {of_ours} --edit --config"
+        domain = replace(domain, policy_error=error)
+    return domain
 
 
 def _unique(found: Iterable[Controller]) -> tuple[Controller, ...]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from libvirt_hooks.bdf import Bdf
 from libvirt_hooks.domain import Controller, Domain, parse
 from libvirt_hooks.errors import BadDomain
+from libvirt_hooks.guest_policy import NAMESPACE
 
 DATA = Path(__file__).parent / "data"
 UUID = "6f1c8a52-3b0e-4d1f-9a77-5e2c40d9b831"
@@ -385,7 +386,10 @@ def test_nothing_of_the_xml_is_in_a_message() -> None:
         assert secret not in "".join(traceback.format_exception(caught.value))
 
 
-FILES = [path.read_bytes() for path in sorted(DATA.glob("*.xml"))]
+EXPECT = "<vnr:expect bdf='03:00.0' serial='A' eui='0025385b71b00c11'/>"
+OURS = f"<vnr:policy xmlns:vnr='{NAMESPACE}' mode='off' deadline='30'>{EXPECT}</vnr:policy>"
+POLICY = wrap(hostdev(3), f"<metadata>{OURS}</metadata>")
+FILES = [POLICY, *(path.read_bytes() for path in sorted(DATA.glob("*.xml")))]
 TOKENS = [b"<", b">", b"&", b"'", b"\0", b"<!DOCTYPE a>", b"<![CDATA[", b"<!--", b"\xff\xfe"]
 HEADS = [b"", b"\xef\xbb\xbf", b"\xff\xfe"] + [
     f"<?xml version='1.0' encoding='{name}'?>".encode()
@@ -415,7 +419,9 @@ def mangled(file: bytes, head: bytes, changes: int, chance: random.Random) -> by
 )
 def test_whatever_the_bytes_only_bad_domain_is_raised(xml: bytes) -> None:
     try:
-        parse(xml)
-    except BadDomain as error:
+        error = parse(xml).policy_error
+    except BadDomain as raised:
+        error = raised
+    if error is not None:
         assert error.message.isprintable()
         assert len(error.message) < 160
