@@ -2,7 +2,7 @@
 """May this controller go to a guest now? Facts in, the first reason against it out. Pure.
 
 A rule is a row, in the order in which a person would want to hear of it. What the host itself
-does with the disk becomes more facts and more rows.
+does with the disk is ``usage``'s to judge; here it is one row.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from .bdf import Bdf
 from .errors import Refused
 from .nvme import CLASS_NVME
+from .observe import NVME, VFIO_PCI
+from .snapshot import Process
+from .usage import Use, is_root, listed, remedy
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,30 @@ class Facts:
     class_code: int
     driver: str | None
     open: bool
-    owner: str | None
+    """vfio-pci has enabled it: somebody has it open."""
+    owner: str | None = None
     """uuid of another guest that has it, by its record."""
-    virtual_functions: int
-    denied: bool
+    virtual_functions: int = 0
+    denied: str | None = None
+    """The policy's entry that denies it."""
+    users: tuple[Process, ...] = ()
+    """Who has its vfio group or cdev open."""
+    uses: tuple[Use, ...] = ()
+    """What the host does with its disk."""
+    dead: str | None = None
+    stuck: str | None = None
+    mismatch: str | None = None
+    """In what it differs from the drive that the guest expects."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Has a driver it that is neither the host's nor one of vfio's (SPDK's uio, say)?"""
+        return self.driver is not None and self.driver != NVME and "vfio" not in self.driver
+
+    @property
+    def is_root(self) -> bool:
+        """Does this host run from it? Then no policy gives it away."""
+        return is_root(self.uses)
 
 
 @dataclass(frozen=True)
@@ -34,48 +57,83 @@ class Rule:
 
     applies: Callable[[Facts], bool]
     seen: Callable[[Facts], str]
-    hint: str
+    hint: Callable[[Facts], str]
 
 
 RULES = (
     Rule(
         lambda facts: not facts.present,
         lambda facts: "there is no such PCI function",
-        "look for its address with: lspci -D -d ::0108",
+        lambda facts: "look for its address with: lspci -D -d ::0108",
     ),
     Rule(
         lambda facts: facts.class_code != CLASS_NVME,
         lambda facts: f"class {facts.class_code:#08x}, expected {CLASS_NVME:#08x} (NVMe)",
-        "look for its address with: lspci -D -d ::0108",
+        lambda facts: "look for its address with: lspci -D -d ::0108",
     ),
     Rule(
-        lambda facts: facts.denied,
-        lambda facts: "denied by /etc/virt-nvme-reset.toml",
-        "take it off the deny list there",
+        lambda facts: facts.is_foreign,
+        lambda facts: f"driver is {facts.driver}, expected {NVME}, {VFIO_PCI} or none",
+        lambda facts: "end whatever uses it through that driver, and unbind it",
+    ),
+    Rule(
+        lambda facts: facts.is_root,
+        lambda facts: f"in use by the host: {listed(facts.uses)}",
+        lambda facts: remedy(facts.uses),
+    ),
+    Rule(
+        lambda facts: facts.denied is not None,
+        lambda facts: f"denied by /etc/virt-nvme-reset.toml: {facts.denied}",
+        lambda facts: "take it off the deny list there",
+    ),
+    Rule(
+        lambda facts: facts.mismatch is not None,
+        lambda facts: f"not the drive that this guest expects: {facts.mismatch}",
+        lambda facts: (
+            "addresses move when hardware is added: see which one it is in"
+            " /dev/disk/by-id, then correct the domain"
+        ),
+    ),
+    Rule(
+        lambda facts: facts.stuck is not None,
+        lambda facts: f"an earlier hook is still in the kernel with it: {facts.stuck}",
+        lambda facts: "wait for it; if it never ends, power the host off and on",
+    ),
+    Rule(
+        lambda facts: facts.dead is not None,
+        lambda facts: f"given up in this boot: {facts.dead}",
+        lambda facts: f"power the host off and on; or try virt-nvme-reset recover {facts.bdf}",
     ),
     Rule(
         lambda facts: facts.open and facts.owner is not None,
         lambda facts: f"in use by the guest with uuid {facts.owner}",
-        "stop that guest first",
+        lambda facts: "stop that guest first",
     ),
     Rule(
-        lambda facts: facts.open,
-        lambda facts: "somebody has it open through vfio",
-        "end the process that has it open",
+        lambda facts: facts.open or bool(facts.users),
+        lambda facts: "open through vfio" + "".join(f", by {each}" for each in facts.users[:4]),
+        lambda facts: "end the process that has it open",
+    ),
+    Rule(
+        lambda facts: bool(facts.uses),
+        lambda facts: f"in use by the host: {listed(facts.uses)}",
+        lambda facts: remedy(facts.uses),
     ),
     Rule(
         lambda facts: facts.virtual_functions > 0,
         lambda facts: f"{facts.virtual_functions} virtual functions are enabled, expected none",
-        "write 0 to its sriov_numvfs",
+        lambda facts: "write 0 to its sriov_numvfs",
     ),
 )
 
 
-def refusal(facts: Facts) -> Refused | None:
-    """Return the first reason against it, None if there is none."""
+def refusal(facts: Facts, what: str = "go to the guest") -> Refused | None:
+    """Return the first reason against it, None if there is none.
+
+    :param what: what may not be done with it, for the message.
+    """
     for rule in RULES:
         if rule.applies(facts):
-            return Refused(
-                f"{facts.bdf}: may not go to the guest: {rule.seen(facts)}", hint=rule.hint
-            )
+            message = f"{facts.bdf}: may not {what}: {rule.seen(facts)}"
+            return Refused(message, hint=rule.hint(facts))
     return None

@@ -6,17 +6,22 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from . import __version__, admission, custody, journal, lifecycle, policy
+from . import __version__, admission, custody, journal, marks, policy, recovery
 from .bdf import Bdf
 from .demo import demo
-from .errors import DeviceBusy, HookError, Refused
+from .domain import Domain, parse
+from .errors import BadDomain, BadPolicy, DeviceBusy, HookError
 from .host import Host
+from .linux import policy_file
 from .linux.host import LinuxHost
 from .nvme import CLASS_NVME
 from .observe import VFIO_PCI, number
-from .quirks import find
+from .operation import Operation, raise_first
+from .policy import SILENT, Policy
+from .survey import survey
 
 IDENTIFIER = "virt-nvme-reset"
+BDF_HELP = "such as 0000:03:00.0 or 03:00.0"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,11 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for line in _list(LinuxHost()):
                     print(line)
             case "reset":
-                reset(LinuxHost(), arguments.bdf)
+                print(reset(LinuxHost(), arguments.bdf))
+            case "recover":
+                return recover(LinuxHost(), arguments.bdf)
+            case "config":
+                for line in config(arguments.xml):
+                    print(line)
     except HookError as error:
-        print(f"{IDENTIFIER}: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  hint: {error.hint}", file=sys.stderr)
+        _complain(error)
         return error.exit_status
     except BrokenPipeError:
         # The reader has seen enough; keep Python from complaining at exit.
@@ -58,7 +66,21 @@ def _parser() -> argparse.ArgumentParser:
         description="Disable and reset a"
         " controller that nobody uses: on vfio-pci and not open, or without a driver.",
     )
-    reset_verb.add_argument("bdf", metavar="BDF", type=_bdf, help="such as 0000:03:00.0 or 03:00.0")
+    reset_verb.add_argument("bdf", metavar="BDF", type=_bdf, help=BDF_HELP)
+    recover_verb = verbs.add_parser(
+        "recover",
+        help="undo what hooks have left behind; bring a controller back",
+        description="Without BDF: undo what is left of guests that are gone and of hooks that died."
+        " With BDF: bring one controller that nobody uses back, by every means there is.",
+    )
+    recover_verb.add_argument("bdf", metavar="BDF", type=_bdf, nargs="?", help=BDF_HELP)
+    config_verb = verbs.add_parser(
+        "config",
+        help="print the policy that holds, and where each value is from",
+        description=f"Print the policy that holds, and where each value is from: {policy.PATH},"
+        " the metadata of a guest, or the default.",
+    )
+    config_verb.add_argument("--xml", metavar="FILE", help="a domain: what holds for this guest")
     return parser
 
 
@@ -69,29 +91,47 @@ def _bdf(text: str) -> Bdf:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _complain(error: HookError) -> None:
+    print(f"{IDENTIFIER}: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  hint: {error.hint}", file=sys.stderr)
+
+
 def _list(host: Host) -> Iterator[str]:
     """One controller a line: address, ids, driver, who has it, reset_method, quirk."""
     owners = {bdf: owner.uuid for owner in journal.owners(host) for bdf in owner.bdfs}
+    known = _policy(host)
     for bdf in host.functions():
         if number(host.read_attr(bdf, "class")) != CLASS_NVME:
             continue
         vendor, device = (number(host.read_attr(bdf, name)) for name in ("vendor", "device"))
         methods = (host.read_attr(bdf, "reset_method") or "none").replace(" ", ",") or "none"
-        state = owners.get(bdf) or host.nvme_state(bdf) or "idle"
-        quirk = find(vendor, device).name or "-"
+        given_up = "given up" if marks.dead(host, bdf) else None
+        state = owners.get(bdf) or given_up or host.nvme_state(bdf) or "idle"
+        quirk = known.quirk(bdf, vendor, device).name or "-"
         driver = host.driver(bdf) or "-"
         yield f"{bdf}  {vendor:04x}:{device:04x}  {driver:8}  {state:36}  {methods:14}  {quirk}"
 
 
-def reset(host: Host, bdf: Bdf) -> None:
+def _policy(host: Host) -> Policy:
+    """The policy, for what only looks: a broken one is told, and no reason not to look."""
+    try:
+        return policy.load(host)
+    except BadPolicy as error:
+        _complain(error)
+        return Policy()
+
+
+def reset(host: Host, bdf: Bdf) -> str:
     """Bring an idle controller to pristine.
 
     :raises HookError: it is in use, or no allowed reset helped.
     """
-    facts = lifecycle.gather(host, "", bdf, policy.load(host).deny)
-    refused = admission.refusal(facts)
+    operation = Operation.patient(host, policy.load(host))
+    (facts,) = survey(operation, "", [bdf])
+    refused = admission.refusal(facts, "be reset")
     if refused is not None:
-        raise Refused(refused.message.replace("go to the guest", "be reset"), refused.hint)
+        raise refused
     if facts.owner is not None:
         raise DeviceBusy(f"{bdf}: may not be reset: the guest with uuid {facts.owner} has it")
     if facts.driver not in (None, VFIO_PCI):
@@ -99,10 +139,55 @@ def reset(host: Host, bdf: Bdf) -> None:
             f"{bdf}: may not be reset: driver is {facts.driver}, expected {VFIO_PCI} or none",
             hint=f"virsh nodedev-detach pci_{str(bdf).replace(':', '_').replace('.', '_')}",
         )
-    outcome = host.each([bdf], lambda each: custody.clean(host, each), lifecycle.JOB_TIMEOUT)[bdf]
-    if isinstance(outcome, HookError):
-        raise outcome
-    print(f"{bdf}: {outcome}")
+    results = operation.each([bdf], custody.clean)
+    raise_first(results)
+    return f"{bdf}: {results[bdf]}"
+
+
+def recover(host: Host, bdf: Bdf | None) -> int:
+    """Recover one controller, or all that is left over; return the exit status.
+
+    :raises HookError: that one is in use, or nothing brought it back.
+    """
+    if bdf is not None:
+        print(recovery.recover_one(host, policy.load(host), bdf))
+        return 0
+    status, idle = 0, True
+    for told in recovery.recover_all(host, policy.load(host)):
+        idle = False
+        if isinstance(told, HookError):
+            _complain(told)
+            status = told.exit_status
+        else:
+            print(told)
+    if idle:
+        print("nothing is left over")
+    return status
+
+
+def config(xml: str | None) -> list[str]:
+    """Return the lines that tell the policy, for all guests or for the one in the file *xml*.
+
+    :raises HookError: the policy or the domain cannot be believed.
+    """
+    from .config import describe
+
+    found = policy_file.examine()
+    guest = SILENT
+    if xml is not None:
+        domain = _domain(xml)
+        if domain.policy_error is not None:
+            raise domain.policy_error
+        guest = domain.policy
+    return describe(found.text, guest, found.untrusted)
+
+
+def _domain(path: str) -> Domain:
+    try:
+        with open(path, "rb") as file:
+            return parse(file.read())
+    except OSError as error:
+        raise BadDomain(f"{path}: reading: {error.strerror}") from error
 
 
 if __name__ == "__main__":

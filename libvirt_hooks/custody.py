@@ -1,38 +1,182 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Work on one controller, locked: take it for a guest, keep it guarded, give it back clean.
+"""Work on one controller: take it for a guest, keep it guarded, give it back clean.
 
-Each public function but refuse_open is a job for ``Host.each``: it returns one line on what came
-of it, or raises HookError. When which of them is due is ``lifecycle``'s table.
+Each function takes a Work and returns one line on what came of it, or raises HookError; ``job``
+makes work for ``Host.each`` of it. When which of them is due is ``lifecycle``'s table.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
-from . import pci, quirks
+from . import marks, pci, reenumerate
 from .bdf import Bdf
 from .deadline import Deadline
-from .engine import RESET_METHOD, Outcome, await_config, gone, look, reach, write_methods
-from .errors import DeviceBusy, HookError, LadderExhausted, RegistersUnreadable, SysfsError
+from .engine import Outcome, await_config, await_live, is_wanted_by_host, look, reach
+from .errors import (
+    DeviceBusy,
+    DeviceGone,
+    HookError,
+    LadderExhausted,
+    OutOfTime,
+    RegistersUnreadable,
+    SysfsError,
+)
 from .guard import guards
 from .host import Host
-from .journal import Undo
-from .ladder import CONFIG_TIMEOUT
-from .observe import NVME, VFIO_PCI, Observation, is_open, number
+from .ladder import CONFIG_TIMEOUT, LIVE_TIMEOUT, READY_TIMEOUT
+from .methods import RESET_METHOD, restore_methods
+from .observe import NVME, VFIO_PCI, Observation, is_open
 from .plan import Goal
-from .power import POWER_CONTROL, let_sleep, memory_decode, wake
+from .policy import FailedDisable, Policy
+from .power import restore_command, restore_power
 from .telling import about
+from .work import Work, locked
 
 log = logging.getLogger(__name__)
 
-LOCK_TIMEOUT = 5.0
-CLOSE_TIMEOUT = 10.0
-"""Seconds for QEMU's last descriptor to go: libvirt may call `stopped` while it still exits."""
-LIVE_TIMEOUT = 10.0
-"""Seconds for the host's driver to finish its probe."""
-POLL = 0.01
-PROBE = "subsystem/drivers_probe"
-"""/sys/bus/pci/drivers_probe, by the link that every function has."""
+CLOSE_POLL, SCAN_POLL = 0.01, 0.25
+"""Seconds between two looks whether vfio has let go: at the function, at every process."""
+
+
+Task = Callable[[Work], str]
+
+
+def job(task: Task, host: Host, policy: Policy, deadline: Deadline, bdf: Bdf) -> str:
+    """Do *task* on one controller, locked, from where a hook that died left it."""
+    with locked(host, bdf, policy, deadline) as work:
+        if reenumerate.is_due(work):
+            reenumerate.finish(work)
+        reenumerate.free_probes(work)
+        try:
+            return task(work)
+        finally:
+            restore_command(work)
+
+
+def clean(work: Work) -> str:
+    """Bring an idle controller to PRISTINE, and let it sleep again."""
+    refuse_open(work.host, work.bdf)
+    try:
+        return _make_pristine(work)
+    except LadderExhausted as error:
+        if work.quirk.flr_lethal_while_enabled and not error.disabled:
+            raise
+        # vfio will try to reset it once more, and that cannot kill it.
+        log.warning("%s", error.message, extra=about(work.bdf))
+        return "not pristine, going on"
+    finally:
+        put_back(work)
+
+
+def take(work: Work) -> str:
+    """Disable a controller and guard it, before QEMU opens it.
+
+    Stays awake until ``give_back``.
+
+    :raises DeviceGone: it does not answer: QEMU would hang for 65 s in the kernel.
+    :raises HookError: it could not be disabled, and the policy refuses it then.
+    """
+    refuse_open(work.host, work.bdf)
+    lethal = work.quirk.flr_lethal_while_enabled
+    try:
+        result = f"disabled: {reach(work, Goal.DISABLED)}"
+        trouble: HookError | None = None
+    except (LadderExhausted, OutOfTime, RegistersUnreadable, SysfsError) as error:
+        result, trouble = error.message.removeprefix(f"{work.bdf}: "), error
+    no_flr = _set_guard(work, look(work))
+    harmless = not lethal or (no_flr and isinstance(trouble, RegistersUnreadable))
+    if trouble and _refuses(work.policy.failed_disable, harmless):
+        raise trouble
+    if trouble:
+        log.warning("%s: not disabled, going on: %s", work.bdf, result, extra=about(work.bdf))
+    return result
+
+
+def refresh(work: Work) -> str:
+    """Guard a controller that a running guest has open; its registers are not ours to touch."""
+    _set_guard(work, look(work))
+    methods = work.host.read_attr(work.bdf, RESET_METHOD)
+    return f"reset_method is {methods!r} while its guest runs"
+
+
+def give_back(work: Work) -> str:
+    """Clean a controller that its guest has let go of, before the host gets it back.
+
+    :raises DeviceBusy: it is still open; then nothing is touched.
+    """
+    if not work.present:
+        return put_back(work)
+    if work.driver not in (None, VFIO_PCI):
+        # Hot-unplugged: the host's driver has it.
+        put_back(work)
+        return "already back with the host"
+    await_closed(work)
+    _settle(work)
+    result = _make_pristine(work)
+    # Only now: while the drive is not clean, the guard protects it from the next FLR.
+    put_back(work)
+    return result
+
+
+def verify(work: Work) -> str:
+    """See that a controller is well where libvirt left it; mend what is not, by every means.
+
+    :raises DeviceBusy: it is still open; then nothing is touched.
+    :raises HookError: nothing brought it back: it is marked dead, and the next start refused.
+    """
+    await_closed(work)
+    if work.driver == NVME:
+        _await_host(work)
+    elif work.present:
+        _settle(work)
+    try:
+        result = _recover(work)
+    except (DeviceGone, LadderExhausted) as error:
+        marks.mark_dead(work.host, work.bdf, error)
+        reenumerate.give_up(work)
+        put_back(work)
+        raise
+    marks.revive(work.host, work.bdf)
+    put_back(work)
+    return result
+
+
+def _await_host(work: Work) -> None:
+    """Give the host's driver its time; only one that has given up leaves something to mend.
+
+    :raises HookError: it has not, and has it still.
+    """
+    ended = await_live(work, LIVE_TIMEOUT)
+    if ended and work.driver == NVME and work.host.nvme_state(work.bdf) != "dead":
+        put_back(work)
+        raise HookError(f"{work.bdf}: back with the host, not live: {ended}", hint="dmesg says why")
+
+
+def put_back(work: Work) -> str:
+    """Restore what the journal holds, in an order in which each finds what it needs.
+
+    Of a function that was taken away and is not found everything stays journaled: `release` and
+    `recover` have more ways to look for it.
+    """
+    if reenumerate.is_due(work):
+        reenumerate.finish(work)
+    reenumerate.free_probes(work)
+    if reenumerate.is_due(work):
+        return "taken away by an earlier hook, and not found again"
+    restore_command(work)
+    restore_methods(work)
+    restore_power(work)
+    return "everything is as it was"
+
+
+def tidy(work: Work) -> str:
+    """Put back what a hook that died had changed, on a controller that nobody has.
+
+    :raises DeviceBusy: somebody has it after all.
+    """
+    refuse_open(work.host, work.bdf)
+    return put_back(work)
 
 
 def refuse_open(host: Host, bdf: Bdf) -> None:
@@ -40,202 +184,88 @@ def refuse_open(host: Host, bdf: Bdf) -> None:
 
     :raises DeviceBusy: vfio-pci has it open already.
     """
-    if is_open(host, bdf, host.driver(bdf)):
+    users = host.vfio_users(bdf)
+    if users or is_open(host, bdf, host.driver(bdf)):
+        by = "".join(f", by {each}" for each in users)
         raise DeviceBusy(
-            f"{bdf}: in use: open through vfio already, expected it to be idle",
+            f"{bdf}: in use: open through vfio already{by}, expected it to be idle",
             hint="stop the guest that has it",
         )
 
 
-def clean(host: Host, bdf: Bdf) -> str:
-    """Bring an idle controller to PRISTINE, and let it sleep again."""
-    with _locked(host, bdf) as undo:
-        refuse_open(host, bdf)
-        try:
-            return _make_pristine(host, bdf, undo)
-        except LadderExhausted as error:
-            if _quirk(host, bdf).flr_lethal_while_enabled and not error.disabled:
-                raise
-            # vfio will try to reset it once more, and that cannot kill it.
-            log.warning("%s", error.message, extra=about(bdf))
-            return "not pristine, going on"
-        finally:
-            _put_back(host, bdf, undo)
+def await_closed(work: Work) -> None:
+    """Wait until nobody has it open, as long as the operation may take.
 
+    libvirt gives up on a QEMU that does not die and calls `stopped` all the same (9.0,
+    virProcessKillPainfullyDelay): it may still be in the kernel, closing the device.
 
-def take(host: Host, bdf: Bdf) -> str:
-    """Disable a controller and guard it, before QEMU opens it.
-
-    Stays awake until ``give_back``.
-
-    :raises DeviceGone: it does not answer: QEMU would hang for 65 s in the kernel.
-    :raises HookError: a drive that an FLR kills could not be made safe.
+    :raises DeviceBusy: somebody still has.
     """
-    with _locked(host, bdf) as undo:
-        lethal = _quirk(host, bdf).flr_lethal_while_enabled
-        _refuse_gone(host, bdf, undo)
-        wake(host, bdf, undo)
-        try:
-            result = _disable(host, bdf, undo)
-            trouble: HookError | None = None
-        except (LadderExhausted, RegistersUnreadable, SysfsError) as error:
-            result, trouble = error.message.removeprefix(f"{bdf}: "), error
-        no_flr = _set_guard(host, look(host, bdf, undo), undo)
-        harmless = not lethal or (no_flr and isinstance(trouble, RegistersUnreadable))
-        if trouble and not harmless:
-            raise trouble
-        if trouble:
-            log.warning("%s: not disabled, going on: %s", bdf, result, extra=about(bdf))
-        return result
+    work.host.doing("waiting for vfio's last close")
+    while (opened := work.is_open) or work.host.vfio_users(work.bdf):
+        if work.deadline.expired:
+            raise DeviceBusy(
+                f"{work.bdf}: still open through vfio {work.deadline.elapsed:.0f} s after its"
+                f" guest ended{_by_whom(work)}: left alone",
+                hint="its QEMU may be stuck in the kernel: look for state D in ps; the next"
+                " start, or virt-nvme-reset recover, goes on from here",
+            )
+        work.host.sleep(CLOSE_POLL if opened else SCAN_POLL)
 
 
-def refresh(host: Host, bdf: Bdf) -> str:
-    """Guard a controller that a running guest has open; its registers are not ours to touch."""
-    with _locked(host, bdf) as undo:
-        _set_guard(host, look(host, bdf, undo), undo)
-        return f"reset_method is {host.read_attr(bdf, RESET_METHOD)!r} while its guest runs"
+def _by_whom(work: Work) -> str:
+    return "".join(f", by {each}" for each in work.host.vfio_users(work.bdf))
 
 
-def give_back(host: Host, bdf: Bdf) -> str:
-    """Clean a controller that its guest has let go of, before the host gets it back.
-
-    :raises DeviceBusy: it is still open; then nothing is touched.
-    """
-    with _locked(host, bdf) as undo:
-        if host.driver(bdf) not in (None, VFIO_PCI):
-            # Hot-unplugged: the host's driver has it.
-            _put_back(host, bdf, undo)
-            return "already back with the host"
-        _await_closed(host, bdf)
-        _settle(host, bdf)
-        result = _make_pristine(host, bdf, undo)
-        # Only now: while the drive is not clean, the guard protects it from the next FLR.
-        _put_back(host, bdf, undo)
-        return result
+def _settle(work: Work) -> None:
+    """vfio may just have reset it: the table's times hold for that reset as for ours."""
+    settle = work.quirk.settle_after_reset
+    if settle:
+        work.host.sleep(settle)
+    await_config(work, CONFIG_TIMEOUT if settle else READY_TIMEOUT)
 
 
-def verify(host: Host, bdf: Bdf) -> str:
-    """See that a controller is well where libvirt left it; mend what is not.
-
-    :raises HookError: it is not, and why.
-    """
-    with _locked(host, bdf) as undo:
-        try:
-            if host.driver(bdf) == NVME:
-                return _await_live(host, bdf)
-            _await_closed(host, bdf)
-            result = _make_pristine(host, bdf, undo)
-            if host.driver(bdf) is None:
-                return f"{result}; {_probe(host, bdf)}"
-            return result
-        finally:
-            _put_back(host, bdf, undo)
-
-
-@contextmanager
-def _locked(host: Host, bdf: Bdf) -> Iterator[Undo]:
-    host.doing("waiting for another hook to finish with it", LOCK_TIMEOUT)
-    with host.lock(bdf, LOCK_TIMEOUT):
-        yield Undo(host.records, bdf)
-
-
-def _settle(host: Host, bdf: Bdf) -> None:
-    """vfio has just reset it: the table's times hold for that reset as for ours."""
-    quirk = _quirk(host, bdf)
-    if quirk.settle_after_reset:
-        host.sleep(quirk.settle_after_reset)
-        await_config(host, bdf, CONFIG_TIMEOUT)
-
-
-def _quirk(host: Host, bdf: Bdf) -> quirks.Quirk:
-    vendor, device = (number(host.read_attr(bdf, name)) for name in ("vendor", "device"))
-    return quirks.find(vendor, device)
-
-
-def _refuse_gone(host: Host, bdf: Bdf, undo: Undo) -> None:
-    """Before anything else, for waking a dead function takes the kernel seconds."""
-    if pci.word(host.read_config(bdf, pci.VENDOR_ID, 2)) == pci.NOBODY:
-        raise gone(look(host, bdf, undo))
-
-
-def _disable(host: Host, bdf: Bdf, undo: Undo) -> str:
-    with memory_decode(host, bdf):
-        return f"disabled: {reach(host, bdf, Goal.DISABLED, undo)}"
-
-
-def _make_pristine(host: Host, bdf: Bdf, undo: Undo) -> str:
-    _refuse_gone(host, bdf, undo)
-    wake(host, bdf, undo)
+def _recover(work: Work) -> str:
+    goal = Goal.LIVE if is_wanted_by_host(work) else Goal.PRISTINE
     try:
-        with memory_decode(host, bdf):
-            outcome: Outcome = reach(host, bdf, Goal.PRISTINE, undo)
+        outcome: Outcome = reach(work, goal, recovering=True)
     except RegistersUnreadable as error:
-        log.warning("%s", error.message, extra=about(bdf))
+        log.warning("%s", error.message, extra=about(work.bdf))
+        return "not verified: its registers cannot be read"
+    return f"{'back with the host, live' if goal is Goal.LIVE else 'pristine'}: {outcome}"
+
+
+def _make_pristine(work: Work) -> str:
+    try:
+        outcome: Outcome = reach(work, Goal.PRISTINE)
+    except RegistersUnreadable as error:
+        log.warning("%s", error.message, extra=about(work.bdf))
         return "not verified: its registers cannot be read"
     return f"pristine: {outcome}"
 
 
-def _set_guard(host: Host, seen: Observation, undo: Undo) -> bool:
+def _refuses(policy: FailedDisable, harmless: bool) -> bool:
+    match policy:
+        case FailedDisable.REFUSE:
+            return True
+        case FailedDisable.REFUSE_LETHAL:
+            return not harmless
+        case FailedDisable.GO_ON:
+            return False
+
+
+def _set_guard(work: Work, seen: Observation) -> bool:
     """Write the best guard that the kernel takes. Return whether vfio's resets are no FLR now."""
-    bdf, current = seen.bdf, seen.reset_methods
+    current = seen.reset_methods
     if current is None:
         return False
-    for value in guards(seen):
+    for value in guards(seen, work.guard):
         if value.split() == list(current):
             return True
-        undo.keep(RESET_METHOD, " ".join(current))
+        work.undo.keep(RESET_METHOD, " ".join(current))
         with suppress(SysfsError):
-            host.write_attr(bdf, RESET_METHOD, value)
+            work.host.write_attr(work.bdf, RESET_METHOD, value)
             what = f"reset_method is {value.strip()!r} while its guest runs"
-            log.info("%s: %s", bdf, what, extra=about(bdf))
+            log.info("%s: %s", work.bdf, what, extra=about(work.bdf))
             return True
     return not current or current[0] == pci.ResetMethod.DEVICE_SPECIFIC
-
-
-def _put_back(host: Host, bdf: Bdf, undo: Undo) -> None:
-    """Restore what the journal holds: reset_method, then power/control.
-
-    power/control is the driver's that bound since: vfio-pci set it to auto, nvme has not.
-    """
-    if host.driver(bdf) not in (None, VFIO_PCI):
-        undo.forget(POWER_CONTROL)
-    methods = undo.original(RESET_METHOD)
-    if methods is not None:
-        write_methods(host, bdf, methods.split())
-        undo.forget(RESET_METHOD)
-    let_sleep(host, bdf, undo)
-
-
-def _await_closed(host: Host, bdf: Bdf) -> None:
-    host.doing("waiting for vfio's last close", CLOSE_TIMEOUT)
-    deadline = Deadline(host.monotonic, CLOSE_TIMEOUT)
-    while is_open(host, bdf, host.driver(bdf)):
-        if deadline.expired:
-            raise DeviceBusy(
-                f"{bdf}: still open through vfio {CLOSE_TIMEOUT:.0f} s after its guest ended:"
-                " left alone",
-                hint="its QEMU may be stuck in the kernel: look for state D in ps",
-            )
-        host.sleep(POLL)
-
-
-def _await_live(host: Host, bdf: Bdf) -> str:
-    host.doing("waiting for the host's nvme driver", LIVE_TIMEOUT)
-    deadline = Deadline(host.monotonic, LIVE_TIMEOUT)
-    while (state := host.nvme_state(bdf)) != "live":
-        if deadline.expired or state == "dead":
-            raise HookError(
-                f"{bdf}: back with the host after {deadline.elapsed:.1f} s: controller is"
-                f" {state}, expected live",
-                hint="dmesg says why",
-            )
-        host.sleep(POLL)
-    return "back with the host, live"
-
-
-def _probe(host: Host, bdf: Bdf) -> str:
-    """Have the kernel look for a driver: at libvirt's reattach the drive answered none."""
-    host.write_attr(bdf, PROBE, str(bdf))
-    if host.driver(bdf) == NVME:
-        return _await_live(host, bdf)
-    return f"driver is {host.driver(bdf)} now"

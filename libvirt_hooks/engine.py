@@ -1,47 +1,54 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The loop: observe, decide, apply, observe again. All effects on a controller are here.
 
-What to do is ``plan``'s; who calls, with the controller locked and awake, is ``lifecycle``.
+What to do is ``plan``'s; who calls, with the controller locked, is ``custody``. Each kind of
+effect has a module of its own: ``power``, ``methods``, ``reenumerate``.
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
-from . import pci
 from .bdf import Bdf
-from .deadline import Deadline
-from .errors import DeviceGone, LadderExhausted, RegistersUnreadable, SysfsError
-from .host import Host
-from .journal import Undo
+from .errors import (
+    DeviceGone,
+    LadderExhausted,
+    OutOfTime,
+    RegistersUnreadable,
+    SysfsError,
+)
 from .ladder import (
     CFS_GRACE,
     AwaitConfig,
+    AwaitLive,
     AwaitReady,
     ClearEnable,
     KernelReset,
     Method,
+    Probe,
+    Reenumerate,
     Refusal,
     Settle,
     Step,
 )
+from .methods import RESET_METHOD, kernel_reset
 from .nvme import CC, CSTS
-from .observe import Observation, observe
-from .pci import NO_METHOD, ResetMethod
+from .observe import NVME, Observation, observe
 from .plan import Done, GiveUp, Goal, Try, decide
+from .power import make_readable
+from .reenumerate import PORT, override, reenumerate
 from .registers import read, write
 from .telling import about
+from .work import Work
 
 log = logging.getLogger(__name__)
 
 POLL = 0.002
 """Seconds between two looks at CSTS or configuration space: nvme core waits 1 to 2 ms (v6.1)."""
-SLACK = 2.0
-"""Seconds that a watcher adds to what a step may take."""
-RESET_TIMEOUT = 5.0
-"""Seconds for a reset by the kernel: 0.8 s at worst, of a function that answers (v6.1)."""
-RESET_METHOD = "reset_method"
+LIVE_POLL = 0.01
+PROBE_GRACE = 1.0
+"""Seconds until a driver that will bind has: newer kernels let nvme probe beside the caller."""
 POWER_CYCLE = "power the host off and on: nothing less brings such a drive back"
 
 Ended = str | None
@@ -62,47 +69,59 @@ class Outcome:
         return f"{how}, {self.seconds * 1000:.1f} ms" if self.tried else "nothing to do"
 
 
-def look(host: Host, bdf: Bdf, undo: Undo) -> Observation:
-    """Observe, with what ``reset_method`` said before our guard."""
-    return observe(host, bdf, undo.original(RESET_METHOD))
+def look(work: Work) -> Observation:
+    """Observe, awake if it is idle, with what ``reset_method`` said before our guard."""
+    make_readable(work)
+    undo = work.undo
+    seen = observe(work.host, work.bdf, work.quirk, undo.original(RESET_METHOD))
+    port = undo.original(PORT)
+    # A function that is away has no bridge above it any more: the journal knows.
+    return seen if seen.port or not port else replace(seen, port=Bdf.parse(port))
 
 
-def reach(host: Host, bdf: Bdf, goal: Goal, undo: Undo) -> Outcome:
+def reach(work: Work, goal: Goal, recovering: bool = False) -> Outcome:
     """Bring one controller to *goal*.
 
-    :raises DeviceGone: all ones; no reset was started on it.
+    :param recovering: the function may also be removed and enumerated anew.
+    :raises DeviceGone: all ones; no reset was started on it that the kernel would wait for.
     :raises RegistersUnreadable: no reset was started either: it could not be verified.
     :raises LadderExhausted: no allowed reset is left.
-    :raises SysfsError: the function went away.
+    :raises OutOfTime: the deadline came first.
+    :raises SysfsError: the kernel refused to be looked at.
     """
-    began = host.monotonic()
-    first = seen = look(host, bdf, undo)
+    began = work.host.monotonic()
+    first = seen = look(work)
     tried: list[Method] = []
     was_reset = False
     while True:
-        match decide(seen, tried, goal, was_reset):
+        if seen.registers is not None and not seen.gone:
+            work.allow(seen.registers.cap.ready_timeout)
+        match decide(seen, tried, goal, was_reset, recovering):
             case Done():
-                return Outcome(first, seen, tuple(tried), host.monotonic() - began)
+                return Outcome(first, seen, tuple(tried), work.host.monotonic() - began)
             case GiveUp(refusals):
-                raise _gave_up(seen, goal, tried, refusals)
+                raise _gave_up(seen, goal, tried, refusals, recovering)
             case Try(method, steps):
+                if work.deadline.expired:
+                    raise _out_of_time(work, seen, goal, tried)
                 tried.append(method)
-                started = host.monotonic()
-                completed = _take(host, bdf, undo, method, steps)
-                was_reset |= completed and method is not Method.CONTROLLER
-                before, seen = seen, look(host, bdf, undo)
-                _tell(method, before, seen, host.monotonic() - started)
+                started = work.host.monotonic()
+                completed = _take(work, method, steps)
+                was_reset |= completed and method not in (Method.CONTROLLER, Method.PROBE)
+                before, seen = seen, look(work)
+                _tell(method, before, seen, work.host.monotonic() - started)
 
 
-def _take(host: Host, bdf: Bdf, undo: Undo, method: Method, steps: Sequence[Step]) -> bool:
+def _take(work: Work, method: Method, steps: Sequence[Step]) -> bool:
     """Apply a rung's steps; return whether all of them ran to their end.
 
     What goes wrong is seen at the next look, so here it is only told.
     """
+    bdf = work.bdf
     for step in steps:
         log.info("%s: %s", bdf, step.describe(), extra=about(bdf, METHOD=method))
         try:
-            ended = apply(host, bdf, undo, step)
+            ended = apply(work, step)
         except SysfsError as error:
             ended = error.message.removeprefix(f"{bdf}: ")
         if ended:
@@ -111,31 +130,34 @@ def _take(host: Host, bdf: Bdf, undo: Undo, method: Method, steps: Sequence[Step
     return True
 
 
-def apply(host: Host, bdf: Bdf, undo: Undo, step: Step) -> Ended:
+def apply(work: Work, step: Step) -> Ended:
     """Carry out one step."""
+    work.host.doing(step.describe())
     match step:
         case ClearEnable():
-            return clear_enable(host, bdf)
+            return clear_enable(work)
         case AwaitReady(target, timeout):
-            host.doing(step.describe(), timeout + SLACK)
-            return await_ready(host, bdf, target, timeout)
-        case KernelReset(method, restore):
-            host.doing(step.describe(), RESET_TIMEOUT)
-            return kernel_reset(host, bdf, undo, method, restore)
-        case Settle(seconds):
-            host.doing(step.describe(), seconds + SLACK)
-            host.sleep(seconds)
-            return None
+            return await_ready(work, target, timeout)
         case AwaitConfig(timeout):
-            host.doing(step.describe(), timeout + SLACK)
-            return await_config(host, bdf, timeout)
+            return await_config(work, timeout)
+        case AwaitLive(timeout):
+            return await_live(work, timeout)
+        case KernelReset(method, restore):
+            kernel_reset(work, method, restore)
+        case Settle(seconds):
+            work.host.sleep(seconds)
+        case Probe():
+            work.host.write_bus("drivers_probe", str(work.bdf))
+        case Reenumerate():
+            reenumerate(work, step)
         case _:
             assert_never(step)
+    return None
 
 
-def clear_enable(host: Host, bdf: Bdf) -> Ended:
+def clear_enable(work: Work) -> Ended:
     """Write CC once; as nvme_disable_ctrl does (kernel drivers/nvme/host/core.c, v6.1)."""
-    with host.registers(bdf) as bar:
+    with work.host.registers(work.bdf) as bar:
         cc = read(bar, CC)
         if cc.all_ones:
             return f"{cc.raw}: nobody answers"
@@ -143,10 +165,10 @@ def clear_enable(host: Host, bdf: Bdf) -> Ended:
     return None
 
 
-def await_ready(host: Host, bdf: Bdf, target: bool, timeout: float) -> Ended:
+def await_ready(work: Work, target: bool, timeout: float) -> Ended:
     """Poll CSTS.RDY; a controller with CFS=1 gets CFS_GRACE and no more."""
-    deadline = Deadline(host.monotonic, timeout)
-    with host.registers(bdf) as bar:
+    deadline = work.deadline.within(timeout)
+    with work.host.registers(work.bdf) as bar:
         while True:
             csts = read(bar, CSTS)
             if csts.all_ones:
@@ -156,83 +178,78 @@ def await_ready(host: Host, bdf: Bdf, target: bool, timeout: float) -> Ended:
             if deadline.expired or (csts.CFS and deadline.elapsed >= CFS_GRACE):
                 waited = f"waited {deadline.elapsed:.1f} s of CAP.TO {timeout:.1f} s"
                 return f"CSTS.RDY is not {target:d}: {csts}, {waited}"
-            host.sleep(POLL)
+            work.host.sleep(POLL)
 
 
-def kernel_reset(
-    host: Host, bdf: Bdf, undo: Undo, method: ResetMethod, restore: tuple[str, ...]
-) -> Ended:
-    """Write exactly *method*: after a failed one the kernel would go on to the next, 65 s later.
-
-    :raises SysfsError: the kernel refused; reset_method is back then too.
-    """
-    guarded = undo.original(RESET_METHOD) is not None
-    undo.keep(RESET_METHOD, " ".join(restore))
-    host.write_attr(bdf, RESET_METHOD, method)
-    try:
-        host.write_attr(bdf, "reset", "1")
-    finally:
-        write_methods(host, bdf, restore)
-        if not guarded:
-            undo.forget(RESET_METHOD)
-    return None
-
-
-def write_methods(host: Host, bdf: Bdf, methods: Sequence[str]) -> None:
-    """Have reset_method say *methods*, or as many of them as the kernel still takes.
-
-    It takes no `bus` any more once the bus has another function (pci_parent_bus_reset, v6.1),
-    and then refuses the whole list.
-    """
-    try:
-        host.write_attr(bdf, RESET_METHOD, " ".join(methods) or NO_METHOD)
-        return
-    except SysfsError as error:
-        log.warning("%s", error.message, extra=about(bdf))
-    left = [method for method in methods if _takes(host, bdf, method)]
-    host.write_attr(bdf, RESET_METHOD, " ".join(left) or "default")
-
-
-def _takes(host: Host, bdf: Bdf, method: str) -> bool:
-    try:
-        host.write_attr(bdf, RESET_METHOD, method)
-    except SysfsError:
-        return False
-    return True
-
-
-def await_config(host: Host, bdf: Bdf, timeout: float) -> Ended:
+def await_config(work: Work, timeout: float) -> Ended:
     """Wait for a vendor id in configuration space."""
-    deadline = Deadline(host.monotonic, timeout)
-    while pci.word(host.read_config(bdf, pci.VENDOR_ID, 2)) == pci.NOBODY:
+    deadline = work.deadline.within(timeout)
+    while not work.answers:
         if deadline.expired:
-            return f"configuration space reads all ones after {timeout:.1f} s"
-        host.sleep(POLL)
+            return f"configuration space reads all ones after {deadline.elapsed:.1f} s"
+        work.host.sleep(POLL)
     return None
+
+
+def await_live(work: Work, timeout: float) -> Ended:
+    """Wait until the host's driver can use it; one that nobody else wants ends the wait."""
+    if not is_wanted_by_host(work):
+        return None
+    work.allow(timeout)
+    deadline = work.deadline.within(timeout)
+    while (state := work.host.nvme_state(work.bdf)) != "live":
+        unbound = work.driver != NVME and deadline.elapsed >= PROBE_GRACE
+        if deadline.expired or state == "dead" or unbound:
+            return f"host's nvme driver: {state or 'gave up'} after {deadline.elapsed:.1f} s"
+        work.host.sleep(LIVE_POLL)
+    return None
+
+
+def is_wanted_by_host(work: Work) -> bool:
+    """Is the host's nvme driver the one that binds to it if nobody else has it?"""
+    return (
+        work.driver in (None, NVME) and work.host.has_driver(NVME) and override(work) in ("", NVME)
+    )
 
 
 def gone(seen: Observation) -> DeviceGone:
     """Word the error for a controller that does not answer."""
-    return DeviceGone(
-        f"{seen.bdf}: does not answer: {seen.evidence}, expected {seen.vendor:04x}:"
-        f"{seen.device:04x}",
-        hint=POWER_CYCLE,
-    )
+    expected = f", expected {seen.vendor:04x}:{seen.device:04x}" if seen.present else ""
+    return DeviceGone(f"{seen.bdf}: does not answer: {seen.evidence}{expected}", hint=POWER_CYCLE)
 
 
 def _gave_up(
-    seen: Observation, goal: Goal, tried: Sequence[Method], refusals: dict[Method, Refusal]
+    seen: Observation,
+    goal: Goal,
+    tried: Sequence[Method],
+    refusals: dict[Method, Refusal],
+    recovering: bool,
 ) -> DeviceGone | RegistersUnreadable | LadderExhausted:
-    if seen.gone:
+    if seen.gone and not recovering:
         return gone(seen)
-    if seen.registers is None:
+    if seen.registers is None and not seen.gone and goal is not Goal.LIVE:
         return RegistersUnreadable(f"{seen.bdf}: registers cannot be read: {seen.unreadable}")
     after = f" after {', '.join(tried)}" if tried else ""
     refused = "".join(f"; {method}: {why}" for method, why in refusals.items())
     return LadderExhausted(
-        f"{seen.bdf}: not {goal.value}{after}: {seen.evidence}{refused}",
+        f"{seen.bdf}: not {goal.value}{after}: {_evidence(seen)}{refused}",
         hint=POWER_CYCLE,
         disabled=seen.disabled,
+    )
+
+
+def _evidence(seen: Observation) -> str:
+    if seen.driver == NVME:
+        return f"the host's nvme driver says {seen.nvme_state}"
+    return seen.evidence
+
+
+def _out_of_time(work: Work, seen: Observation, goal: Goal, tried: Sequence[Method]) -> OutOfTime:
+    after = f" after {', '.join(tried)}" if tried else ""
+    return OutOfTime(
+        f"{seen.bdf}: not {goal.value}{after}: {_evidence(seen)}:"
+        f" time is up, {work.deadline.elapsed:.1f} s",
+        hint=f"virt-nvme-reset recover {seen.bdf}",
     )
 
 
@@ -243,6 +260,11 @@ def _tell(method: Method, before: Observation, after: Observation, seconds: floa
         if seen.registers is not None:
             fields[f"CC_{when}"] = f"{int(seen.registers.cc):#010x}"
             fields[f"CSTS_{when}"] = f"{int(seen.registers.csts):#010x}"
-    old, new = (seen.state.value if seen.state else "unknown" for seen in (before, after))
-    change = f"{method}: {old} -> {new}"
+    change = f"{method}: {_state(before)} -> {_state(after)}"
     log.info("%s: %s", after.bdf, change, extra=about(after.bdf, **fields))
+
+
+def _state(seen: Observation) -> str:
+    if seen.driver == NVME:
+        return f"nvme {seen.nvme_state}"
+    return seen.state.value if seen.state else "unknown"

@@ -10,7 +10,8 @@
       RegistersUnreadable  BAR0 cannot be mapped (lockdown, claimed)
       SysfsError           the kernel refused a read or a write
       LadderExhausted      every allowed reset was tried and did not help
-      Stuck                a worker overstayed the deadline
+      OutOfTime            the operation's deadline came first
+      Stuck                a worker overstayed the deadline, perhaps for ever
       BadRecord            a file under /run is not one of ours
 
 A message reads *who: what failed: what was seen (against what was expected)*. This module
@@ -73,8 +74,21 @@ class LadderExhausted(HookError):
         self.disabled = disabled
 
 
+class OutOfTime(HookError):
+    """The deadline came before the goal; everything was let go of in good order."""
+
+
 class Stuck(HookError):
-    """A worker did not end within the deadline."""
+    """A worker did not end within the deadline.
+
+    :param pid: the worker that was left behind, 0 if there is none.
+    :param started: its start time, field 22 of /proc/PID/stat.
+    """
+
+    def __init__(self, message: str, hint: str = "", pid: int = 0, started: int = 0) -> None:
+        super().__init__(message, hint)
+        self.pid = pid
+        self.started = started
 
 
 class BadRecord(HookError):

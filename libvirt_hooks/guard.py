@@ -8,17 +8,25 @@ It is what vfio uses when QEMU opens the device, at every guest reboot, and when
 from .ladder import shared_bus, virtual_functions
 from .observe import Observation
 from .pci import NO_METHOD, ResetMethod
+from .policy import GuardChoice
 
 
-def guards(seen: Observation) -> tuple[str, ...]:
-    """Return the values to try in turn, best first; empty: leave reset_method as it is."""
-    if not seen.offered:
+def guards(seen: Observation, choice: GuardChoice = GuardChoice.AUTO) -> tuple[str, ...]:
+    """Return the values to try in turn, best first; empty: leave reset_method as it is.
+
+    :param choice: what the policy asks for; a bus that is shared is not reset for that either.
+    """
+    if not seen.offered or choice is GuardChoice.KEEP:
         return ()
+    bus = seen.offers(ResetMethod.BUS) and not (shared_bus(seen) or virtual_functions(seen))
+    if choice is GuardChoice.NONE:
+        return (NO_METHOD,)
+    if choice is GuardChoice.BUS and bus:
+        return (ResetMethod.BUS,)
     if seen.offered[0] == ResetMethod.DEVICE_SPECIFIC:
         # nvme_disable_and_flr and its like: the kernel knows this drive better than we do.
         return ()
     quirk = seen.quirk
-    bus = seen.offers(ResetMethod.BUS) and not (shared_bus(seen) or virtual_functions(seen))
     if quirk.flr_lethal_while_enabled:
         return (ResetMethod.BUS, NO_METHOD) if bus else (NO_METHOD,)
     if quirk.prefer_bus and bus:

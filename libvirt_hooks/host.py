@@ -7,13 +7,28 @@ values and errors are those of the kernel's sysfs (Documentation/ABI/testing/sys
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from .bdf import Bdf
+from .deadline import Deadline
 from .errors import HookError
+from .snapshot import Process, Snapshot
 
 Job = Callable[[Bdf], str]
 """Work on one controller. Returns one line on what came of it; raises HookError."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a drive calls itself: ``serial``, ``model``, and each namespace's ``eui`` or nguid.
+
+    As drivers/nvme/host/sysfs.c prints them, without space around.
+    """
+
+    serial: str
+    model: str
+    euis: tuple[str, ...]
 
 
 class Registers(Protocol):
@@ -55,11 +70,14 @@ class Host(Protocol):
     def sleep(self, seconds: float) -> None:
         """Wait."""
 
-    def doing(self, what: str, seconds: float) -> None:
-        """Tell who watches this job what comes next, and that it may take *seconds* from now.
+    def doing(self, what: str) -> None:
+        """Tell who watches this job what comes next: the words that ``Stuck`` reports.
 
-        The words are what ``Stuck`` reports. A time-out that would end sooner is put off.
+        Every write to an attribute tells itself.
         """
+
+    def extend(self, seconds: float) -> None:
+        """Tell who watches this job that it ends within *seconds* from now, and not sooner."""
 
     def policy(self) -> str | None:
         """Text of the administrator's policy (/etc/virt-nvme-reset.toml), None without one.
@@ -100,6 +118,33 @@ class Host(Protocol):
         ``<function>/nvme/nvmeN/state`` prints it (drivers/nvme/host/sysfs.c).
         """
 
+    def identity(self, bdf: Bdf) -> Identity | None:
+        """What the host's NVMe driver knows this controller by, None if it has not bound."""
+
+    def read_bus(self, name: str) -> str | None:
+        """Read an attribute of /sys/bus/pci itself, None if it is not there."""
+
+    def write_bus(self, name: str, value: str) -> None:
+        """Write an attribute of /sys/bus/pci: ``drivers_probe``, ``slots/<slot>/power``.
+
+        :raises SysfsError: as ``write_attr``.
+        """
+
+    def has_driver(self, name: str) -> bool:
+        """Is a PCI driver of this name loaded?"""
+
+    def port(self, bdf: Bdf) -> Bdf | None:
+        """The bridge above a function; None on a root bus, or if the function is not there."""
+
+    def slot(self, bdf: Bdf) -> str | None:
+        """Name of the slot that the function is or was in, if its power can be switched."""
+
+    def rescan(self, bdf: Bdf) -> None:
+        """Have the kernel enumerate the bus that *bdf* is or was on, and bind what it finds.
+
+        :raises SysfsError: there is no such bus, or the kernel refused.
+        """
+
     def read_config(self, bdf: Bdf, offset: int, length: int) -> bytes:
         """Read configuration space, little-endian as on the bus.
 
@@ -118,18 +163,39 @@ class Host(Protocol):
         :raises RegistersUnreadable: the BAR is claimed (EINVAL) or lockdown forbids it (EPERM).
         """
 
-    def lock(self, bdf: Bdf, timeout: float) -> AbstractContextManager[None]:
-        """Own this controller against every other hook of the machine.
+    def lock(self, what: Bdf | str, timeout: float) -> AbstractContextManager[None]:
+        """Own this controller, or what the word names, against every other hook of the machine.
 
         Released by the kernel when the process dies. Waits at most *timeout* seconds.
 
         :raises DeviceBusy: another hook kept the lock.
         """
 
-    def each(self, bdfs: Sequence[Bdf], job: Job, timeout: float) -> dict[Bdf, str | HookError]:
+    def usage(self, bdfs: Sequence[Bdf]) -> Snapshot:
+        """What this host does with the disks of these controllers now. Touches none of them."""
+
+    def claimed(self, bdf: Bdf) -> Sequence[str]:
+        """Names of the controller's disks that do not open exclusively (open(2), O_EXCL).
+
+        May block in the kernel as long as a disk does: for a job.
+        """
+
+    def vfio_users(self, bdf: Bdf) -> Sequence[Process]:
+        """Who has the function's vfio group or cdev open."""
+
+    def qemu_runs(self, uuid: str) -> bool:
+        """Is there a QEMU process for the guest with this uuid?"""
+
+    def runs(self, pid: int, started: int) -> bool:
+        """Does the process still run that had *pid* and the start time *started*?
+
+        The start time is field 22 of /proc/PID/stat: a pid alone comes round again.
+        """
+
+    def each(self, bdfs: Sequence[Bdf], job: Job, deadline: Deadline) -> dict[Bdf, str | HookError]:
         """Run *job* for every controller at once; return what came of each, in order.
 
         Each job may die, or block in the kernel, without harm to the others: one that is not
-        done after *timeout* seconds, or when the time it asked for by ``doing`` is over, is left
-        behind and reported as ``Stuck``.
+        done when *deadline* is over, or later if it has said so by ``extend``, is left behind
+        and reported as ``Stuck``.
         """

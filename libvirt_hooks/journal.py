@@ -6,25 +6,32 @@ of it (libvirt src/qemu/qemu_process.c, 9.0: its own in-use check has passed by 
 ``journal/<bdf>`` holds what an attribute said before we first wrote it. At rest both are empty.
 """
 
-import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from . import store
 from .bdf import Bdf
 from .errors import BadRecord
-from .host import Host, Records
+from .host import Host
+
+log = logging.getLogger(__name__)
 
 OWNERS = "owners"
 JOURNAL = "journal"
 
+ON_ITS_WAY = 30.0
+"""Seconds after a hook's last word of a guest in which it may have no QEMU process: libvirt execs
+it after `start`, and gives its controllers back between `stopped` and `release`."""
+
 
 @dataclass(frozen=True)
 class Owner:
-    """A guest and the controllers that it has."""
+    """A guest and the controllers that it has; *since* when, on the host's monotonic clock."""
 
     uuid: str
     bdfs: tuple[Bdf, ...]
+    since: float = 0.0
 
 
 def owner(host: Host, uuid: str) -> Owner | None:
@@ -32,46 +39,80 @@ def owner(host: Host, uuid: str) -> Owner | None:
 
     :raises BadRecord: the file is not one of ours.
     """
-    content = _load(host.records, OWNERS, uuid)
-    if content is None or content.get("boot_id") != host.boot_id():
+    content = store.load(host, OWNERS, uuid)
+    if content is None:
         return None
     try:
-        return Owner(uuid, tuple(Bdf.parse(text) for text in content["bdfs"]))
+        bdfs = tuple(Bdf.parse(text) for text in content["bdfs"])
+        return Owner(uuid, bdfs, float(content["since"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise _bad(OWNERS, uuid, repr(error)) from error
+        raise store.bad(OWNERS, uuid, repr(error)) from error
 
 
 def owners(host: Host) -> list[Owner]:
-    """Return the records of every guest."""
-    found = (owner(host, uuid) for uuid in host.records.names(OWNERS))
+    """Return the records of every guest; one that cannot be believed is told and passed over.
+
+    It must not keep every other guest from starting: that its controller is open protects it.
+    """
+    found = []
+    for uuid in host.records.names(OWNERS):
+        try:
+            found.append(owner(host, uuid))
+        except BadRecord as error:
+            log.warning("%s", error.message)
     return [each for each in found if each is not None]
+
+
+def other_owner(host: Host, uuid: str, bdf: Bdf) -> str | None:
+    """Return the uuid of another guest than *uuid* that has this controller, by its record."""
+    return next(
+        (each.uuid for each in owners(host) if bdf in each.bdfs and each.uuid != uuid), None
+    )
 
 
 def claim(host: Host, uuid: str, bdfs: Iterable[Bdf]) -> None:
     """Record that this guest has these controllers now, and that no other guest has them."""
     wanted = tuple(sorted(set(bdfs)))
+    _store_owner(host, Owner(uuid, wanted, host.monotonic()))
     for other in owners(host):
         left = tuple(bdf for bdf in other.bdfs if bdf not in wanted)
         if other.uuid != uuid and left != other.bdfs:
-            _store_owner(host, Owner(other.uuid, left))
-    _store_owner(host, Owner(uuid, wanted))
+            keep_only(host, other.uuid, left)
 
 
-def disown(host: Host, uuid: str) -> None:
-    """Forget what this guest has."""
-    host.records.drop(OWNERS, uuid)
+def keep_only(host: Host, uuid: str, bdfs: Iterable[Bdf]) -> None:
+    """Of what this guest has, remember only *bdfs*; with none of them, forget the guest."""
+    left = tuple(sorted(set(bdfs)))
+    if left:
+        _store_owner(host, Owner(uuid, left, host.monotonic()))
+    else:
+        host.records.drop(OWNERS, uuid)
+
+
+def is_running(host: Host, owned: Owner) -> bool:
+    """Does this guest run, start or end just now?
+
+    Nobody can tell a guest that libvirt is about to start from one that it has forgotten, but by
+    the time that has passed since a hook last heard of it.
+    """
+    return host.qemu_runs(owned.uuid) or host.monotonic() - owned.since < ON_ITS_WAY
 
 
 def _store_owner(host: Host, owned: Owner) -> None:
     bdfs = [str(bdf) for bdf in owned.bdfs]
-    _store(host.records, OWNERS, owned.uuid, {"boot_id": host.boot_id(), "bdfs": bdfs})
+    store.save(host, OWNERS, owned.uuid, {"bdfs": bdfs, "since": owned.since})
+
+
+def journaled(host: Host) -> list[Bdf]:
+    """Return the controllers on which something has to be put back."""
+    return store.bdfs(host, JOURNAL)
 
 
 class Undo:
     """What to put back on one controller, by the attribute's name. For the lock's holder only."""
 
-    def __init__(self, records: Records, bdf: Bdf) -> None:
-        self._records = records
+    def __init__(self, host: Host, bdf: Bdf) -> None:
+        self._host = host
         self._name = str(bdf)
 
     def original(self, attribute: str) -> str | None:
@@ -85,41 +126,18 @@ class Undo:
         if attribute not in content:
             self._store({**content, attribute: value})
 
-    def forget(self, attribute: str) -> None:
-        """The attribute is back, or is no longer ours to put back."""
+    def forget(self, *attributes: str) -> None:
+        """They are back, or are no longer ours to put back."""
         content = self._content()
-        if content.pop(attribute, None) is not None:
-            self._store(content)
+        left = {name: value for name, value in content.items() if name not in attributes}
+        if left != content:
+            self._store(left)
 
-    def _content(self) -> dict[str, Any]:
-        return _load(self._records, JOURNAL, self._name) or {}
+    def _content(self) -> Mapping[str, object]:
+        return store.load(self._host, JOURNAL, self._name) or {}
 
-    def _store(self, content: dict[str, Any]) -> None:
+    def _store(self, content: Mapping[str, object]) -> None:
         if content:
-            _store(self._records, JOURNAL, self._name, content)
+            store.save(self._host, JOURNAL, self._name, content)
         else:
-            self._records.drop(JOURNAL, self._name)
-
-
-def _store(records: Records, folder: str, name: str, content: dict[str, Any]) -> None:
-    records.store(folder, name, json.dumps(content).encode() + b"\n")
-
-
-def _load(records: Records, folder: str, name: str) -> dict[str, Any] | None:
-    data = records.load(folder, name)
-    if data is None:
-        return None
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise _bad(folder, name, str(error)) from error
-    if not isinstance(content, dict):
-        raise _bad(folder, name, f"{type(content).__name__} against dict")
-    return content
-
-
-def _bad(folder: str, name: str, why: str) -> BadRecord:
-    return BadRecord(
-        f"{folder}/{name}: not a record of virt-nvme-reset: {why}",
-        hint=f"remove /run/virt-nvme-reset/{folder}/{name} when no guest uses the controller",
-    )
+            self._host.records.drop(JOURNAL, self._name)

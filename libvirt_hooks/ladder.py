@@ -3,20 +3,26 @@
 
 A rung is a row: the method, why it may not be used (a sentence, or None), and its steps. The
 same sentence decides, explains a dry run and words the error. Who walks the ladder is ``plan``.
+Recovery goes on where the ladder ends: then the function may be taken away and enumerated anew.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .observe import Observation
+from .bdf import Bdf
+from .observe import NVME, VFIO_PCI, Observation
 from .pci import ResetMethod
 
 CFS_GRACE = 0.5
 """Seconds that a controller with CFS=1 still gets to lower RDY: it may never do so."""
+READY_TIMEOUT = 1.0
+"""Seconds after a reset in which a function may be silent: PCI Express Base 5.0, 6.6.1."""
 CONFIG_TIMEOUT = 5.0
-"""Seconds until configuration space must answer again: PCI Express Base 5.0, 6.6.1, asks for 1.0
-after a conventional reset; drives that claim Immediate Readiness falsely keep to no figure."""
+"""Seconds that a drive gets all the same: those that claim Immediate Readiness falsely keep to no
+figure."""
+LIVE_TIMEOUT = 10.0
+"""Seconds for the host's driver to finish its probe, on top of what CAP.TO allows the drive."""
 
 
 class Method(StrEnum):
@@ -26,6 +32,11 @@ class Method(StrEnum):
     FLR = "flr"
     PM = "pm"
     BUS = "bus"
+    PROBE = "probe"
+    """No reset: the host's driver may take it again, and disables it first."""
+    RESCAN = "remove/rescan"
+    BUS_RESCAN = "remove/bus/rescan"
+    SLOT = "slot power"
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,45 @@ class AwaitConfig:
         return f"wait for configuration space, {self.timeout:.1f} s at most"
 
 
-Step = ClearEnable | AwaitReady | KernelReset | Settle | AwaitConfig
+@dataclass(frozen=True)
+class Probe:
+    """Have the kernel look for a driver."""
+
+    def describe(self) -> str:
+        return "let the host's driver probe it"
+
+
+@dataclass(frozen=True)
+class AwaitLive:
+    """Wait until the host's driver can use it."""
+
+    timeout: float
+
+    def describe(self) -> str:
+        return f"wait for the host's nvme driver, {self.timeout:.1f} s at most"
+
+
+@dataclass(frozen=True)
+class Reenumerate:
+    """Take the function away and enumerate its bus again, with a driver as before.
+
+    :param port: the bridge above, whose secondary bus is reset in between; None: it is not.
+    :param slot: the slot whose power is switched off and on instead of a removal.
+    """
+
+    port: Bdf | None = None
+    slot: str | None = None
+
+    def describe(self) -> str:
+        if self.slot is not None:
+            return f"switch slot {self.slot} off and on"
+        between = "" if self.port is None else f", reset the bus below {self.port}"
+        return f"remove it{between}, rescan"
+
+
+Step = (
+    ClearEnable | AwaitReady | KernelReset | Settle | AwaitConfig | Probe | AwaitLive | Reenumerate
+)
 Refusal = str
 """Why a rung may not be used, as the end of a sentence: ``would also reset 0000:01:00.1``."""
 
@@ -93,6 +142,8 @@ class Rung:
 
 
 def controller_refusal(seen: Observation) -> Refusal | None:
+    if seen.gone:
+        return "it does not answer"
     if seen.registers is None:
         return seen.unreadable
     cc, csts = seen.registers.cc, seen.registers.csts
@@ -122,11 +173,22 @@ def kernel_refusal(
     """Refuse what the kernel does not offer, then what *more* says against it."""
 
     def refusal(seen: Observation) -> Refusal | None:
+        if seen.gone:
+            # pci_dev_wait() is an uninterruptible sleep (v6.1).
+            return "the kernel would wait 65 s for a function that does not answer"
+        if seen.registers is None:
+            return f"could not be verified: {seen.unreadable}"
         if not seen.offers(method):
             return "the kernel does not offer it for this device"
-        return next((why for each in more if (why := each(seen))), None)
+        return _first(seen, more)
 
     return refusal
+
+
+def _first(
+    seen: Observation, refusals: Sequence[Callable[[Observation], Refusal | None]]
+) -> Refusal | None:
+    return next((why for each in refusals if (why := each(seen))), None)
 
 
 def kernel_steps(method: ResetMethod) -> Callable[[Observation], tuple[Step, ...]]:
@@ -160,6 +222,48 @@ def shared_bus(seen: Observation) -> Refusal | None:
     return None
 
 
+def probe_refusal(seen: Observation) -> Refusal | None:
+    if seen.driver is not None:
+        return f"driver {seen.driver} has it"
+    if seen.gone:
+        return "it does not answer"
+    if seen.registers is not None and not seen.disabled:
+        return f"it is not disabled: {seen.evidence}"
+    return None
+
+
+def removal(*more: Callable[[Observation], Refusal | None]) -> Callable[[Observation], str | None]:
+    """Refuse what would take more away than a function that is no use to anybody."""
+
+    def refusal(seen: Observation) -> Refusal | None:
+        if seen.open:
+            return "vfio has it open"
+        if seen.driver == NVME and seen.nvme_state != "dead":
+            return f"the host's nvme driver has it: {seen.nvme_state or 'probing'}"
+        if seen.driver not in (None, NVME, VFIO_PCI):
+            return f"driver {seen.driver} has it"
+        if not seen.gone and seen.registers is None and seen.driver == VFIO_PCI:
+            return f"nothing says that it needs it: {seen.unreadable}"
+        if seen.virtual_functions:
+            return f"would also take away its {seen.virtual_functions} virtual functions"
+        return _first(seen, more)
+
+    return refusal
+
+
+def no_port(seen: Observation) -> Refusal | None:
+    return "it is on a root bus" if seen.port is None else None
+
+
+def no_slot(seen: Observation) -> Refusal | None:
+    return "it is in no slot whose power can be switched" if seen.slot is None else None
+
+
+def bring_back(*steps: Step) -> tuple[Step, ...]:
+    """What follows in recovery: a driver that was not there to be waited for costs no time."""
+    return (*steps, AwaitLive(LIVE_TIMEOUT))
+
+
 CONTROLLER = Rung(Method.CONTROLLER, controller_refusal, controller_steps)
 FLR = Rung(
     Method.FLR,
@@ -176,11 +280,23 @@ BUS = Rung(
     kernel_refusal(ResetMethod.BUS, shared_bus, virtual_functions),
     kernel_steps(ResetMethod.BUS),
 )
+PROBE = Rung(Method.PROBE, probe_refusal, lambda _: bring_back(Probe()))
+RESCAN = Rung(Method.RESCAN, removal(), lambda _: bring_back(Reenumerate()))
+BUS_RESCAN = Rung(
+    Method.BUS_RESCAN,
+    removal(no_port, shared_bus),
+    lambda seen: bring_back(Reenumerate(port=seen.port)),
+)
+SLOT = Rung(
+    Method.SLOT,
+    removal(no_slot, shared_bus),
+    lambda seen: bring_back(Reenumerate(slot=seen.slot)),
+)
 
 LADDER = (CONTROLLER, FLR, PM, BUS)
 LADDER_BUS_FIRST = (CONTROLLER, BUS, FLR, PM)
 """For drives that an FLR damages."""
-
-
-def ladder_for(seen: Observation) -> tuple[Rung, ...]:
-    return LADDER_BUS_FIRST if seen.quirk.prefer_bus else LADDER
+RECOVERY = (RESCAN, BUS_RESCAN, SLOT)
+"""What is left when the ladder is used up, or nobody answers. A removal is gentler than a reset of
+the bus: it does nothing to a drive that is gone, and the reset can then be done on an empty bus,
+where the kernel waits for nobody."""

@@ -8,23 +8,26 @@ only `prepare` and `start` may refuse; non-zero from `reconnect` would kill a ru
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 
-from . import admission, custody, journal, policy
+from . import custody, intent, journal, policy
+from .admission import Facts, refusal
 from .bdf import Bdf
 from .domain import Controller, Domain
-from .errors import HookError
-from .host import Host, Job
+from .errors import BadPolicy, DeviceBusy, OutOfTime, Stuck, SysfsError
+from .host import Host
 from .nvme import CLASS_NVME
-from .observe import VFIO_PCI, is_open, number
+from .observe import VFIO_PCI, number
+from .operation import Operation, Results, raise_first
+from .policy import Mode, Policy
+from .survey import survey
 from .telling import about
 
 log = logging.getLogger(__name__)
 
-JOB_TIMEOUT = 20.0
-"""Seconds for one controller; longer only where CAP.TO says that RDY may take longer."""
-
 Handler = Callable[[Host, Domain], None]
+
+UNFINISHED = (DeviceBusy, OutOfTime, Stuck)
+"""What leaves a controller to a later operation."""
 
 
 def on_prepare(host: Host, domain: Domain) -> None:
@@ -32,19 +35,22 @@ def on_prepare(host: Host, domain: Domain) -> None:
 
     :raises HookError: why the guest may not start.
     """
-    concerned = [each for each in domain.candidates if _concerns_us(host, each)]
+    left = _left_by_dead_hooks(host, domain, domain.uuid)
+    concerned = [each for each in domain.candidates if _concerns_us(host, each, left)]
     if not concerned:
         return
-    denied = policy.load(host).deny
-    idle = []
-    for controller in concerned:
-        facts = gather(host, domain.uuid, controller.bdf, denied)
-        refused = admission.refusal(facts)
-        if refused is not None:
-            raise refused
-        if facts.driver in (None, VFIO_PCI) and facts.owner is None:
-            idle.append(controller.bdf)
-    _raise_first(_each(host, idle, custody.clean))
+    if domain.policy_error is not None:
+        raise domain.policy_error
+    operation = Operation.begin(host, policy.load(host, domain.policy))
+    operation.each(left, custody.tidy)
+    facts = survey(operation, domain.uuid, [each.bdf for each in concerned], domain.policy.expected)
+    for each in facts:
+        _admit(each, operation.policy.mode)
+    idle = [each.bdf for each in facts if each.driver in (None, VFIO_PCI) and each.owner is None]
+    if operation.policy.mode is Mode.ENFORCE:
+        raise_first(operation.each(idle, custody.clean))
+    elif operation.policy.mode is Mode.OBSERVE:
+        intent.tell(host, operation.policy, "prepare", idle)
 
 
 def on_start(host: Host, domain: Domain) -> None:
@@ -55,29 +61,53 @@ def on_start(host: Host, domain: Domain) -> None:
     bdfs = _on_vfio(host, _controllers(host, domain))
     if not bdfs:
         return
-    for bdf in bdfs:
-        custody.refuse_open(host, bdf)
-    journal.claim(host, domain.uuid, bdfs)
-    _raise_first(_each(host, bdfs, custody.take))
+    operation = Operation.begin(host, _believed(host, domain))
+    if operation.policy.mode is Mode.ENFORCE:
+        for bdf in bdfs:
+            custody.refuse_open(host, bdf)
+        journal.claim(host, domain.uuid, bdfs)
+        raise_first(operation.each(bdfs, custody.take))
+    elif operation.policy.mode is Mode.OBSERVE:
+        intent.tell(host, operation.policy, "start", bdfs)
 
 
 def on_stopped(host: Host, domain: Domain) -> None:
     """Clean what the guest had; only with a record, for a failed start brings us here too."""
-    _each(host, _owned(host, domain), custody.give_back)
+    owned, left = _owned(host, domain), _left_by_dead_hooks(host, domain)
+    if owned or left:
+        operation = Operation.begin(host, _believed(host, domain))
+        operation.each([*owned, *left], custody.give_back)
+        if owned:
+            # Libvirt gives the controllers back now: the record says that it is still at it.
+            journal.keep_only(host, domain.uuid, owned)
+    else:
+        _observe(host, domain, "stopped")
 
 
 def on_release(host: Host, domain: Domain) -> None:
     """See that every controller is well where it is now, and forget the guest."""
-    _each(host, _owned(host, domain), custody.verify)
-    journal.disown(host, domain.uuid)
+    owned, left = _owned(host, domain), _left_by_dead_hooks(host, domain)
+    results: Results = {}
+    if owned or left:
+        operation = Operation.begin(host, _believed(host, domain))
+        results = operation.each([*owned, *left], custody.verify)
+    elif journal.owner(host, domain.uuid) is None:
+        _observe(host, domain, "release")
+        return
+    journal.keep_only(host, domain.uuid, _unfinished(host, owned, results))
 
 
 def on_reconnect(host: Host, domain: Domain) -> None:
     """libvirtd was restarted under a running guest: refresh what protects its controllers."""
     bdfs = _on_vfio(host, _controllers(host, domain))
-    if bdfs:
+    if not bdfs:
+        return
+    operation = Operation.begin(host, _believed(host, domain))
+    if operation.policy.mode is Mode.ENFORCE:
         journal.claim(host, domain.uuid, bdfs)
-        _each(host, bdfs, custody.refresh)
+        operation.each(bdfs, custody.refresh)
+    elif operation.policy.mode is Mode.OBSERVE:
+        intent.tell(host, operation.policy, "reconnect", bdfs)
 
 
 HANDLERS: Mapping[tuple[str, str], Handler] = {
@@ -92,26 +122,39 @@ HANDLERS: Mapping[tuple[str, str], Handler] = {
 MAY_REFUSE = frozenset({"prepare", "start"})
 
 
-def gather(host: Host, uuid: str, bdf: Bdf, denied: Iterable[Bdf]) -> admission.Facts:
-    """Find out what admission wants to know about one controller."""
-    code = host.read_attr(bdf, "class")
-    others = (each.uuid for each in journal.owners(host) if bdf in each.bdfs)
-    driver = host.driver(bdf) if code is not None else None
-    return admission.Facts(
-        bdf=bdf,
-        present=code is not None,
-        class_code=number(code),
-        driver=driver,
-        open=is_open(host, bdf, driver),
-        owner=next((each for each in others if each != uuid), None),
-        virtual_functions=number(host.read_attr(bdf, "sriov_numvfs")),
-        denied=bdf in denied,
-    )
+def _admit(facts: Facts, mode: Mode) -> None:
+    """Raise what speaks against it, or only tell; a policy that lets go of all keeps the root."""
+    refused = refusal(facts)
+    if refused is None:
+        return
+    if mode is Mode.ENFORCE or facts.is_root:
+        raise refused
+    if mode is Mode.OBSERVE:
+        log.warning("observe: would refuse: %s", refused.message, extra=about(facts.bdf))
 
 
-def _concerns_us(host: Host, controller: Controller) -> bool:
+def _believed(host: Host, domain: Domain) -> Policy:
+    """The policy where nothing may be refused for its sake: what cannot be believed is told."""
+    if domain.policy_error is not None:
+        log.error("%s", domain.policy_error.message)
+    try:
+        return policy.load(host, domain.policy)
+    except (BadPolicy, SysfsError) as error:
+        log.error("%s: defaults are used", error.message)
+        return Policy()
+
+
+def _observe(host: Host, domain: Domain, operation: str) -> None:
+    bdfs = [bdf for bdf in _controllers(host, domain) if host.driver(bdf) == VFIO_PCI]
+    if bdfs:
+        believed = _believed(host, domain)
+        if believed.mode is Mode.OBSERVE:
+            intent.tell(host, believed, operation, bdfs)
+
+
+def _concerns_us(host: Host, controller: Controller, left: Iterable[Bdf]) -> bool:
     """Only NVMe; but a `<disk type='nvme'>` must be one, whatever is there."""
-    if controller.element == "disk":
+    if controller.element == "disk" or controller.bdf in left:
         return True
     code = host.read_attr(controller.bdf, "class")
     if code is None:
@@ -152,40 +195,22 @@ def _owned(host: Host, domain: Domain) -> list[Bdf]:
         return []
     others = {bdf for each in journal.owners(host) if each.uuid != domain.uuid for bdf in each.bdfs}
     candidates = {*record.bdfs, *_controllers(host, domain)} - others
-    return sorted(bdf for bdf in candidates if host.read_attr(bdf, "class") is not None)
+    away = journal.journaled(host)
+    return sorted(
+        bdf for bdf in candidates if bdf in away or host.read_attr(bdf, "class") is not None
+    )
 
 
-def _each(
-    host: Host, bdfs: list[Bdf], work: Callable[[Host, Bdf], str]
-) -> dict[Bdf, str | HookError]:
-    """Do *work* on all of them at once."""
-    job: Job = partial(_tell, host, work)
-    results = host.each(bdfs, job, JOB_TIMEOUT) if bdfs else {}
-    for bdf, result in results.items():
-        if isinstance(result, HookError) and not result.told:
-            # A worker that was killed, or is stuck, could not.
-            log.error("%s", result.message, extra=about(bdf))
-    return results
+def _left_by_dead_hooks(host: Host, domain: Domain, ended: str = "") -> list[Bdf]:
+    """Return those of the guest's controllers that a hook has left half done and nobody owns.
+
+    :param ended: uuid of a guest that does not run, whatever its record says.
+    """
+    owned = {bdf for each in journal.owners(host) for bdf in each.bdfs if each.uuid != ended}
+    candidates = {each.bdf for each in domain.candidates}
+    return [bdf for bdf in journal.journaled(host) if bdf in candidates - owned]
 
 
-def _tell(host: Host, work: Callable[[Host, Bdf], str], bdf: Bdf) -> str:
-    """Do *work*, and tell what came of it."""
-    began = host.monotonic()
-    try:
-        result = work(host, bdf)
-    except HookError as error:
-        log.error("%s", error.message, extra=about(bdf, ELAPSED_MS=_since(host, began)))
-        error.told = True
-        raise
-    log.info("%s: %s", bdf, result, extra=about(bdf, ELAPSED_MS=_since(host, began)))
-    return result
-
-
-def _since(host: Host, began: float) -> str:
-    return f"{(host.monotonic() - began) * 1000:.3f}"
-
-
-def _raise_first(results: Mapping[Bdf, str | HookError]) -> None:
-    for result in results.values():
-        if isinstance(result, HookError):
-            raise result
+def _unfinished(host: Host, owned: Iterable[Bdf], results: Results) -> list[Bdf]:
+    journaled = journal.journaled(host)
+    return [bdf for bdf in owned if bdf in journaled or isinstance(results.get(bdf), UNFINISHED)]

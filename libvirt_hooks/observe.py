@@ -8,7 +8,7 @@ function into D3hot, drivers/vfio/pci/vfio_pci_core.c, vfio_pci_core_register_de
 
 from dataclasses import dataclass
 
-from . import pci, quirks
+from . import pci
 from .bdf import Bdf
 from .errors import RegistersUnreadable
 from .host import Host
@@ -62,7 +62,10 @@ class Observation:
     device: int
     config_vendor: int
     """The id that configuration space answers now."""
+    quirk: Quirk
     driver: str | None
+    nvme_state: str | None
+    """State of the host's NVMe controller on it, if there is one."""
     open: bool
     """vfio-pci has it, and somebody has it open."""
     power_state: str
@@ -73,13 +76,23 @@ class Observation:
     virtual_functions: int
     neighbours: tuple[Bdf, ...]
     """Every other function on the same bus: what a secondary bus reset would hit too."""
+    port: Bdf | None
+    """The bridge above it; None on a root bus."""
+    slot: str | None
+    """The hot-plug slot that it is in, if the slot's power can be switched."""
     registers: RegisterValues | None
     unreadable: str
     """Why there are no registers, in words; empty if there are."""
 
     @property
-    def quirk(self) -> Quirk:
-        return quirks.find(self.vendor, self.device)
+    def present(self) -> bool:
+        """Does the kernel know such a function?"""
+        return self.vendor != pci.NOBODY
+
+    @property
+    def live(self) -> bool:
+        """The host's driver has it, and can use it."""
+        return self.driver == NVME and self.nvme_state == "live"
 
     @property
     def gone(self) -> bool:
@@ -114,6 +127,8 @@ class Observation:
     @property
     def evidence(self) -> str:
         """What an error says was seen: ``CC=0x00464061 CSTS=0x00000009 (RDY=1 CFS=0 SHST=2 …)``."""
+        if not self.present:
+            return "there is no such PCI function any more"
         if self.config_vendor == pci.NOBODY:
             return f"configuration space reads {self.config_vendor:#06x}"
         if self.registers is None:
@@ -124,12 +139,15 @@ class Observation:
         return f"{self.registers.cc.raw} {self.registers.csts}"
 
 
-def observe(host: Host, bdf: Bdf, offered: str | None = None) -> Observation:
-    """Look at one controller.
+def observe(host: Host, bdf: Bdf, quirk: Quirk, offered: str | None = None) -> Observation:
+    """Look at one controller; one that is not there is gone.
 
     :param offered: what ``reset_method`` said before a guard; None: what it says now.
-    :raises SysfsError: the function is not there, or the kernel refused a read.
+    :raises SysfsError: the kernel refused a read.
     """
+    vendor = host.read_attr(bdf, "vendor")
+    if vendor is None:
+        return _absent(host, bdf, quirk)
     driver = host.driver(bdf)
     opened = is_open(host, bdf, driver)
     config_vendor = pci.word(host.read_config(bdf, pci.VENDOR_ID, 2))
@@ -144,19 +162,50 @@ def observe(host: Host, bdf: Bdf, offered: str | None = None) -> Observation:
     methods = host.read_attr(bdf, "reset_method")
     return Observation(
         bdf=bdf,
-        vendor=number(host.read_attr(bdf, "vendor")),
+        vendor=number(vendor),
         device=number(host.read_attr(bdf, "device")),
         config_vendor=config_vendor,
+        quirk=quirk,
         driver=driver,
+        nvme_state=host.nvme_state(bdf) if driver == NVME else None,
         open=opened,
         power_state=power_state,
         reset_methods=None if methods is None else tuple(methods.split()),
         offered=tuple((offered if offered is not None else methods or "").split()),
         virtual_functions=number(host.read_attr(bdf, "sriov_numvfs")),
-        neighbours=tuple(each for each in host.functions() if bdf.same_bus(each) and each != bdf),
+        neighbours=neighbours(host, bdf),
+        port=host.port(bdf),
+        slot=host.slot(bdf),
         registers=registers,
         unreadable=unreadable,
     )
+
+
+def _absent(host: Host, bdf: Bdf, quirk: Quirk) -> Observation:
+    return Observation(
+        bdf=bdf,
+        vendor=pci.NOBODY,
+        device=pci.NOBODY,
+        config_vendor=pci.NOBODY,
+        quirk=quirk,
+        driver=None,
+        nvme_state=None,
+        open=False,
+        power_state="unknown",
+        reset_methods=None,
+        offered=(),
+        virtual_functions=0,
+        neighbours=neighbours(host, bdf),
+        port=None,
+        slot=host.slot(bdf),
+        registers=None,
+        unreadable="there is no such PCI function any more",
+    )
+
+
+def neighbours(host: Host, bdf: Bdf) -> tuple[Bdf, ...]:
+    """Every other function on the same bus."""
+    return tuple(each for each in host.functions() if bdf.same_bus(each) and each != bdf)
 
 
 def is_open(host: Host, bdf: Bdf, driver: str | None) -> bool:

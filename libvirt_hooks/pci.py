@@ -13,6 +13,8 @@ COMMAND_MEMORY = 1 << 1
 STATUS = 0x06
 STATUS_CAP_LIST = 1 << 4
 CAPABILITY_LIST = 0x34
+BRIDGE_CONTROL = 0x3E
+BRIDGE_CTL_BUS_RESET = 1 << 6
 HEADER_LENGTH = 256
 """Bytes of configuration space that the capability list is in."""
 

@@ -4,11 +4,11 @@
 Facts change after each reset, so nothing is planned further than the next rung.
 """
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from .ladder import Method, Refusal, Step, ladder_for
+from .ladder import LADDER, LADDER_BUS_FIRST, PROBE, RECOVERY, Method, Refusal, Rung, Step
 from .observe import Observation
 
 
@@ -19,6 +19,8 @@ class Goal(Enum):
     """No reset can hurt it: what vfio's own reset at QEMU's open needs."""
     PRISTINE = "pristine"
     """As after power-on: what the next owner should find."""
+    LIVE = "live"
+    """Back with the host's driver, which can use it."""
 
     def reached(self, seen: Observation, was_reset: bool = False) -> bool:
         """Is *seen* good enough?
@@ -26,6 +28,8 @@ class Goal(Enum):
         After a reset by the kernel queue registers that are still set tell nothing: QEMU 7.2's
         controller keeps AQA, ASQ and ACQ through every reset, and no further one would clear them.
         """
+        if self is Goal.LIVE:
+            return seen.live
         return seen.pristine or (seen.disabled and (was_reset or self is Goal.DISABLED))
 
 
@@ -50,27 +54,37 @@ class GiveUp:
 
 
 def decide(
-    seen: Observation, tried: Collection[Method], goal: Goal, was_reset: bool = False
+    seen: Observation,
+    tried: Sequence[Method],
+    goal: Goal,
+    was_reset: bool = False,
+    recovering: bool = False,
 ) -> Done | Try | GiveUp:
     """Decide the next move.
 
-    :param tried: rungs already taken: each is taken once, whatever came of it.
+    :param tried: rungs already taken, in order: each is taken once, whatever came of it; only a
+        probe is worth another try after each reset.
     :param was_reset: one of them was a reset by the kernel that ran to its end.
+    :param recovering: the function may also be removed and enumerated anew.
     """
     if goal.reached(seen, was_reset):
         return Done()
-    if seen.gone:
-        # The kernel would wait 65 s for it, in an uninterruptible sleep (pci_dev_wait, v6.1).
-        return GiveUp({})
-    if seen.registers is None:
-        # A reset that cannot be verified helps nobody: vfio does its own.
-        return GiveUp({Method.CONTROLLER: seen.unreadable})
     refusals: dict[Method, Refusal] = {}
-    for rung in ladder_for(seen):
-        if rung.method in tried:
+    for rung in rungs(seen, goal, recovering):
+        if rung.method in (tried[-1:] if rung is PROBE else tried):
             continue
         refusal = rung.refusal(seen)
         if refusal is None:
             return Try(rung.method, rung.steps(seen))
         refusals[rung.method] = refusal
     return GiveUp(refusals)
+
+
+def rungs(seen: Observation, goal: Goal, recovering: bool) -> tuple[Rung, ...]:
+    """Every way that leads to *goal*, the gentlest first."""
+    ladder = LADDER_BUS_FIRST if seen.quirk.prefer_bus else LADDER
+    return (
+        *((PROBE,) if goal is Goal.LIVE else ()),
+        *ladder,
+        *(RECOVERY if recovering else ()),
+    )

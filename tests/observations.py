@@ -7,12 +7,14 @@ Register values are written as numbers, so that a wrong field in nvme.py cannot 
 from dataclasses import replace
 from typing import Any
 
+from libvirt_hooks import quirks
 from libvirt_hooks.bdf import Bdf
 from libvirt_hooks.nvme import ACQ, AQA, ASQ, CAP, CC, CSTS, VS
 from libvirt_hooks.observe import Observation, RegisterValues
 
 BDF = Bdf.parse("0000:03:00.0")
 NEIGHBOUR = Bdf.parse("0000:03:00.1")
+PORT = Bdf.parse("0000:00:03.0")
 
 CAP_TO_15 = 0x0000_0020_0F01_3FFF  # TO=15: 8.0 s
 
@@ -25,18 +27,23 @@ def registers(
 
 def seen(cc: int = 0, csts: int = 0, **changes: Any) -> Observation:
     """A drive that is alone on its bus, idle on vfio-pci and awake."""
+    ids = (changes.get("vendor", 0x1B36), changes.get("device", 0x0010))
     ordinary = Observation(
         bdf=BDF,
         vendor=0x1B36,
         device=0x0010,
         config_vendor=0x1B36,
+        quirk=quirks.find(*ids),
         driver="vfio-pci",
+        nvme_state=None,
         open=False,
         power_state="D0",
         reset_methods=("flr", "bus"),
         offered=("flr", "bus"),
         virtual_functions=0,
         neighbours=(),
+        port=PORT,
+        slot=None,
         registers=registers(cc, csts),
         unreadable="",
     )

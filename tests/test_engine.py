@@ -5,23 +5,32 @@ A drive here is on vfio-pci, awake and idle, as the host's nvme driver left it a
 CC=0x00464061 CSTS=0x00000009.
 """
 
+import errno
 from contextlib import nullcontext
 
 import pytest
 
 from libvirt_hooks import custody
 from libvirt_hooks.bdf import Bdf
-from libvirt_hooks.engine import Outcome, await_ready, clear_enable, reach, write_methods
-from libvirt_hooks.errors import DeviceGone, HookError, LadderExhausted, RegistersUnreadable
+from libvirt_hooks.engine import Outcome, await_ready, clear_enable, reach
+from libvirt_hooks.errors import (
+    DeviceGone,
+    HookError,
+    LadderExhausted,
+    RegistersUnreadable,
+    SysfsError,
+)
 from libvirt_hooks.journal import Undo
 from libvirt_hooks.ladder import Method
+from libvirt_hooks.methods import write_methods
 from libvirt_hooks.plan import Goal
 from libvirt_hooks.power import wake
 from libvirt_hooks.simulator.faults import Fault
 from libvirt_hooks.simulator.host import SimHost
 from libvirt_hooks.simulator.models import A80C, ORDINARY, P3700, PM1725, SM951, SM2262, Model
 
-BDF = Bdf.parse("0000:01:00.0")
+from .lives import BDF, at_work
+
 CLEARED = "CC=0x00460060"
 CONTROLLER, FLR, BUS = Method.CONTROLLER, Method.FLR, Method.BUS
 
@@ -36,7 +45,7 @@ def drive(model: Model, faults: Fault = Fault.NONE, *, pristine: bool = False) -
 
 
 def run(host: SimHost, goal: Goal) -> Outcome:
-    return reach(host, BDF, goal, Undo(host.records, BDF))
+    return reach(at_work(host), goal)
 
 
 def flr(*inside: str, restore: str = "flr bus") -> list[str]:
@@ -248,19 +257,32 @@ def test_a_drive_that_goes_between_two_looks_is_not_written(
     silent: tuple[SimHost, AllOnes],
 ) -> None:
     host, bar = silent
-    assert clear_enable(host, BDF) == "CC=0xffffffff: nobody answers"
+    assert clear_enable(at_work(host)) == "CC=0xffffffff: nobody answers"
     assert bar.reads == [0x14]
 
 
 def test_a_wait_for_a_drive_that_went_ends_at_once(silent: tuple[SimHost, AllOnes]) -> None:
     host, bar = silent
-    assert await_ready(host, BDF, False, 8.0) == "CSTS=0xffffffff: nobody answers"
+    assert await_ready(at_work(host), False, 8.0) == "CSTS=0xffffffff: nobody answers"
     assert bar.reads == [0x1C]
 
 
-def test_memory_decode_off_is_seen_before_a_register_is_believed() -> None:
+def refuses(host: SimHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither power nor COMMAND can be changed."""
+
+    def refused(bdf: Bdf, name: object, *_: object) -> None:
+        raise SysfsError(bdf, f"writing to {name}", errno.EPERM)
+
+    monkeypatch.setattr(host, "write_config", refused)
+    monkeypatch.setattr("libvirt_hooks.power.wake", lambda _: None)
+
+
+def test_memory_decode_off_is_seen_before_a_register_is_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     host = drive(SM951)
     host.write_config(BDF, 0x04, b"\x00\x01")
+    refuses(host, monkeypatch)
     with pytest.raises(RegistersUnreadable, match="memory decode is off: COMMAND=0x0100"):
         run(host, Goal.DISABLED)
     assert host.violations == []
@@ -270,7 +292,7 @@ def test_the_journal_knows_reset_method_before_it_is_changed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     host = drive(ORDINARY)
-    undo, kept = Undo(host.records, BDF), []
+    undo, kept = Undo(host, BDF), []
     write = host.write_attr
 
     def spy(bdf: Bdf, name: str, value: str) -> None:
@@ -289,7 +311,7 @@ def test_the_journal_knows_reset_method_before_it_is_changed(
 
 def test_a_reset_under_a_guard_leaves_the_guards_entry() -> None:
     host = drive(ORDINARY)
-    undo = Undo(host.records, BDF)
+    undo = Undo(host, BDF)
     undo.keep("reset_method", "flr bus")
     host.write_attr(BDF, "reset_method", "bus")
     run(host, Goal.PRISTINE)
@@ -304,7 +326,7 @@ def test_methods_that_the_kernel_takes_no_more(before: str, after: str) -> None:
     """`bus` was offered until the bus had a neighbour."""
     host = drive(ORDINARY)
     host.add("0000:01:00.1")
-    write_methods(host, BDF, before.split())
+    write_methods(at_work(host), before.split())
     assert host.read_attr(BDF, "reset_method") == after
 
 
@@ -312,7 +334,7 @@ def test_waking_waits_until_the_function_is_awake(monkeypatch: pytest.MonkeyPatc
     host = drive(SM951)
     states = iter(["D3hot", "D3hot", "D0"])
     monkeypatch.setattr("libvirt_hooks.power.read_power_state", lambda *_: next(states))
-    wake(host, BDF, Undo(host.records, BDF))
+    wake(at_work(host))
     assert next(states, None) is None
 
 
@@ -320,7 +342,7 @@ def test_waking_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     host = drive(SM951)
     monkeypatch.setattr("libvirt_hooks.power.read_power_state", lambda *_: "D3cold")
     began = host.monotonic()
-    wake(host, BDF, Undo(host.records, BDF))
+    wake(at_work(host))
     assert host.monotonic() - began == pytest.approx(1.0, abs=0.01)
 
 
@@ -354,11 +376,12 @@ def test_nothing_is_done_to_a_pristine_drive() -> None:
     assert host.texts(BDF) == []
 
 
-def test_registers_are_not_believed_in_d3hot() -> None:
+def test_registers_are_not_believed_in_d3hot(monkeypatch: pytest.MonkeyPatch) -> None:
     for faults in (Fault.NONE, Fault.D3HOT_READS_ZERO):
         host = drive(SM951, faults)
         host.write_attr(BDF, "power/control", "auto")
         host.trace.clear()
+        refuses(host, monkeypatch)
         with pytest.raises(RegistersUnreadable, match="asleep in D3hot"):
             run(host, Goal.DISABLED)
         assert host.texts(BDF) == []
@@ -369,7 +392,7 @@ def test_waking_comes_first_in_every_job() -> None:
     for faults in (Fault.NONE, Fault.D3HOT_READS_ZERO):
         host = SimHost()
         host.add(BDF, SM951, driver="vfio-pci", faults=faults)
-        assert custody.clean(host, BDF) == "pristine: controller and flr, 102.0 ms"
+        assert custody.clean(at_work(host)) == "pristine: controller and flr, 112.0 ms"
         assert host.read_attr(BDF, "power/control") == "auto"
         assert host.read_attr(BDF, "power_state") == "D3hot"
         assert host.violations == []
@@ -379,7 +402,7 @@ def test_memory_decode_is_put_back_as_it_was() -> None:
     host = SimHost()
     host.add(BDF, SM951, driver="vfio-pci")
     host.write_config(BDF, 0x04, (0x0100).to_bytes(2, "little"))
-    custody.clean(host, BDF)
+    custody.clean(at_work(host))
     assert host.read_config(BDF, 0x04, 2) == (0x0100).to_bytes(2, "little")
     assert host.violations == []
 
@@ -387,7 +410,7 @@ def test_memory_decode_is_put_back_as_it_was() -> None:
 def test_under_lockdown_nothing_is_reset_blindly() -> None:
     host = SimHost(lockdown=True)
     host.add(BDF, ORDINARY, driver="vfio-pci")
-    assert custody.clean(host, BDF) == "not verified: its registers cannot be read"
+    assert custody.clean(at_work(host)) == "not verified: its registers cannot be read"
     assert "reset=1" not in host.texts(BDF)
 
 
@@ -396,7 +419,7 @@ def test_an_open_device_is_left_alone() -> None:
     host.device(BDF).vfio.references = 1
     host.device(BDF).enable_count = 1
     with pytest.raises(HookError, match="open through vfio already"):
-        custody.clean(host, BDF)
+        custody.clean(at_work(host))
     with pytest.raises(RegistersUnreadable, match="vfio has it open"):
         run(host, Goal.PRISTINE)
     assert host.texts(BDF) == []

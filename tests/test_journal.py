@@ -6,8 +6,10 @@ import pytest
 from libvirt_hooks import journal
 from libvirt_hooks.bdf import Bdf
 from libvirt_hooks.errors import BadRecord
-from libvirt_hooks.journal import Owner, Undo
+from libvirt_hooks.journal import Undo
 from libvirt_hooks.simulator.host import SimHost
+
+from .lives import owned
 
 A, B, C = (Bdf(0, bus, 0, 0) for bus in (1, 2, 3))
 ONE, TWO = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
@@ -20,20 +22,29 @@ def host() -> SimHost:
 
 def test_a_claim_is_found_again(host: SimHost) -> None:
     journal.claim(host, ONE, [B, A, B])
-    assert journal.owner(host, ONE) == Owner(ONE, (A, B))
+    assert owned(host, ONE) == (A, B)
     assert journal.owner(host, TWO) is None
 
 
 def test_a_claim_takes_the_controller_from_a_stale_record(host: SimHost) -> None:
     journal.claim(host, ONE, [A, B])
     journal.claim(host, TWO, [B, C])
-    assert journal.owners(host) == [Owner(ONE, (A,)), Owner(TWO, (B, C))]
+    assert [(each.uuid, each.bdfs) for each in journal.owners(host)] == [
+        (ONE, (A,)),
+        (TWO, (B, C)),
+    ]
+
+
+def test_a_claim_that_takes_all_forgets_the_stale_record(host: SimHost) -> None:
+    journal.claim(host, ONE, [A])
+    journal.claim(host, TWO, [A])
+    assert host.records.names(journal.OWNERS) == [TWO]
 
 
 def test_disowned_leaves_nothing(host: SimHost) -> None:
     journal.claim(host, ONE, [A])
-    journal.disown(host, ONE)
-    journal.disown(host, TWO)
+    journal.keep_only(host, ONE, [])
+    journal.keep_only(host, TWO, [])
     assert host.records.names(journal.OWNERS) == []
 
 
@@ -63,24 +74,24 @@ def test_what_is_no_record_is_told(host: SimHost, data: bytes, said: str) -> Non
 
 
 def test_undo_keeps_what_was_seen_first(host: SimHost) -> None:
-    undo = Undo(host.records, A)
+    undo = Undo(host, A)
     undo.keep("reset_method", "flr bus")
     undo.keep("reset_method", "bus")
     undo.keep("power/control", "auto")
-    assert Undo(host.records, A).original("reset_method") == "flr bus"
+    assert Undo(host, A).original("reset_method") == "flr bus"
     assert undo.original("power/control") == "auto"
     assert undo.original("enable") is None
-    assert Undo(host.records, B).original("reset_method") is None
+    assert Undo(host, B).original("reset_method") is None
 
 
 def test_undo_of_an_empty_list_is_remembered_as_such(host: SimHost) -> None:
-    undo = Undo(host.records, A)
+    undo = Undo(host, A)
     undo.keep("reset_method", "")
     assert undo.original("reset_method") == ""
 
 
 def test_the_last_entry_forgotten_leaves_no_file(host: SimHost) -> None:
-    undo = Undo(host.records, A)
+    undo = Undo(host, A)
     undo.keep("reset_method", "flr")
     undo.keep("power/control", "auto")
     undo.forget("reset_method")

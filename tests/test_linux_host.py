@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from libvirt_hooks.bdf import Bdf
+from libvirt_hooks.deadline import Deadline
 from libvirt_hooks.errors import BadPolicy, DeviceBusy, SysfsError
 from libvirt_hooks.host import Host
 from libvirt_hooks.linux.host import LinuxHost
@@ -29,11 +30,12 @@ def host(tmp_path: Path) -> Host:
 def test_a_job_reaches_all_of_it_from_its_worker(host: Host) -> None:
     def job(bdf: Bdf) -> str:
         with host.lock(bdf, 1.0), host.registers(bdf) as registers:
-            host.doing("look", 1.0)
+            host.doing("look")
             host.records.store("seen", str(bdf), str(os.getpid()).encode())
             return f"{host.read_attr(bdf, 'class')} {registers.read32(0):#x}"
 
-    assert host.each(host.functions(), job, 5.0) == {NVME: "0x010802 0x14001fff"}
+    deadline = Deadline(host.monotonic, 5.0)
+    assert host.each(host.functions(), job, deadline) == {NVME: "0x010802 0x14001fff"}
     pid = host.records.load("seen", str(NVME))
     assert pid is not None
     assert int(pid) != os.getpid()
@@ -57,7 +59,7 @@ def test_the_clock_goes_on(host: Host) -> None:
 
 
 def test_doing_outside_a_worker_is_nothing(host: Host) -> None:
-    host.doing("anything", 1.0)
+    host.doing("anything")
 
 
 def test_the_policy_is_the_file_s_text_or_none(host: Host, tmp_path: Path) -> None:

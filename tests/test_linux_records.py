@@ -170,3 +170,23 @@ def test_a_record_is_stable_before_it_is_seen(
     monkeypatch.setattr(os, "rename", spy_rename)
     records.store("owners", "a", b"x")
     assert calls == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize("folder", ["owners", "locks"])
+def test_a_folder_that_is_a_link_is_refused(
+    records: RunRecords, root: Path, tmp_path: Path, folder: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a").write_bytes(b"not ours")
+    root.mkdir(0o700)
+    (root / folder).symlink_to(elsewhere)
+    for access in (
+        lambda: records.names(folder),
+        lambda: records.load(folder, "a"),
+        lambda: records.store(folder, "a", b"ours"),
+        lambda: records.drop(folder, "a"),
+    ):
+        with pytest.raises(BadRecord, match="a symbolic link"):
+            access()
+    assert (elsewhere / "a").read_bytes() == b"not ours"

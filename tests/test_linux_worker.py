@@ -16,6 +16,7 @@ import os, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from libvirt_hooks.bdf import Bdf
+from libvirt_hooks.deadline import Deadline
 from libvirt_hooks.errors import Stuck
 from libvirt_hooks.linux import worker, workers
 
@@ -35,7 +36,7 @@ def job(bdf):
         (out / f"clean{bdf.bus}").touch()
     return ""
 
-workers.each([Bdf(0, 1, 0, 0), Bdf(0, 2, 0, 0)], job, 30)
+workers.each([Bdf(0, 1, 0, 0), Bdf(0, 2, 0, 0)], job, Deadline(time.monotonic, 30))
 """
 
 
@@ -80,13 +81,14 @@ def test_a_blocked_worker_does_not_keep_libvirt_waiting(tmp_path: Path) -> None:
 
 
 CLOSED = """
-import os, sys
+import os, sys, time
 sys.path.insert(0, sys.argv[1])
 from libvirt_hooks.bdf import Bdf
+from libvirt_hooks.deadline import Deadline
 from libvirt_hooks.linux import workers
 
 os.closerange(0, 3)
-outcome = workers.each([Bdf(0, 1, 0, 0)], lambda bdf: "fine", 5)
+outcome = workers.each([Bdf(0, 1, 0, 0)], lambda bdf: "fine", Deadline(time.monotonic, 5))
 os._exit(0 if list(outcome.values()) == ["fine"] else 1)
 """
 

@@ -4,6 +4,7 @@
 import errno
 import faulthandler
 import os
+import re
 import resource
 import select
 import signal
@@ -15,10 +16,12 @@ import pytest
 
 from libvirt_hooks import errors
 from libvirt_hooks.bdf import Bdf
+from libvirt_hooks.deadline import Deadline
 from libvirt_hooks.errors import DeviceBusy, HookError, Refused, Stuck, SysfsError
 from libvirt_hooks.linux import workers
 from libvirt_hooks.linux.mmio import map_registers
-from libvirt_hooks.linux.worker import doing
+from libvirt_hooks.linux.processes import start_time
+from libvirt_hooks.linux.worker import doing, extend
 
 A, B, C = (Bdf(0, bus, 0, 0) for bus in (1, 2, 3))
 
@@ -34,8 +37,14 @@ def _nothing_left_behind() -> Iterator[None]:
         os.waitpid(-1, os.WNOHANG)
 
 
+def each(
+    bdfs: list[Bdf], job: Callable[[Bdf], str], timeout: float = 5.0
+) -> dict[Bdf, str | HookError]:
+    return workers.each(bdfs, job, Deadline(time.monotonic, timeout))
+
+
 def alone(job: Callable[[Bdf], str], timeout: float = 5.0) -> str | HookError:
-    return workers.each([C], job, timeout)[C]
+    return each([C], job, timeout)[C]
 
 
 def running(pid: int) -> bool:
@@ -51,7 +60,7 @@ def test_results_come_in_the_order_asked_for() -> None:
         time.sleep(0.05 * (bdf == C))
         return f"{bdf} done in {os.getpid()}"
 
-    outcomes = workers.each([C, A, B, A], job, 5)
+    outcomes = each([C, A, B, A], job, 5)
     assert list(outcomes) == [C, A, B]
     assert all(str(outcomes[bdf]).startswith(f"{bdf} done") for bdf in outcomes)
     assert f" {os.getpid()}" not in str(outcomes)
@@ -69,7 +78,7 @@ def test_what_an_error_knows_comes_along() -> None:
 
 
 def test_no_controllers_no_workers() -> None:
-    assert workers.each([], lambda bdf: "", 5) == {}
+    assert each([], lambda bdf: "", 5) == {}
 
 
 def test_jobs_run_side_by_side(tmp_path: Path) -> None:
@@ -79,7 +88,7 @@ def test_jobs_run_side_by_side(tmp_path: Path) -> None:
             time.sleep(0.005)
         return "met the others"
 
-    assert set(workers.each([A, B, C], job, 5).values()) == {"met the others"}
+    assert set(each([A, B, C], job, 5).values()) == {"met the others"}
 
 
 @pytest.mark.parametrize(
@@ -120,12 +129,12 @@ def test_a_revoked_mapping_kills_the_worker_alone(tmp_path: Path) -> None:
         faulthandler.disable()  # pytest's; it would print
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         with map_registers(str(bar), bdf) as registers:
-            doing(f"{bdf}: wait for CSTS.RDY=0")
+            doing("wait for CSTS.RDY=0")
             if bdf == C:
                 os.truncate(bar, 0)  # what a driver's claim does: the page is gone
             return f"{registers.read32(0)}" if bdf == C else "fine"
 
-    outcomes = workers.each([A, C], job, 5)
+    outcomes = each([A, C], job, 5)
     assert outcomes[A] == "fine"
     assert type(outcomes[C]) is DeviceBusy
     assert str(outcomes[C]) == (
@@ -159,12 +168,38 @@ def test_an_overstayer_is_ended_and_harms_nobody(tmp_path: Path) -> None:
         return "fine"
 
     began = time.monotonic()
-    outcomes = workers.each([A, C], job, 0.5)
-    assert time.monotonic() - began < 5
+    outcomes = each([A, C], job, 0.5)
+    assert time.monotonic() - began < 0.5 + 0.5
     assert outcomes[A] == "fine"
-    assert type(outcomes[C]) is Stuck
-    assert str(outcomes[C]) == "0000:03:00.0: reset by flr: not done after 0.5 s"
-    assert not running(int((tmp_path / "pid").read_text()))
+    stuck = outcomes[C]
+    pid = int((tmp_path / "pid").read_text())
+    assert isinstance(stuck, Stuck)
+    assert re.fullmatch(
+        r"0000:03:00\.0: reset by flr: not done since \d\d:\d\d:\d\d,"
+        rf" process {pid} left behind",
+        str(stuck),
+    )
+    assert not running(pid)
+    assert (stuck.pid, stuck.started > 0) == (pid, True)
+
+
+def test_an_overstayer_that_the_kernel_keeps_is_told_by_its_start_time() -> None:
+    def job(bdf: Bdf) -> str:
+        time.sleep(60)
+        return ""
+
+    seen: list[tuple[int, int | None]] = []
+    overstay = workers._Worker.overstay
+
+    def look(worker: workers._Worker) -> None:
+        seen.append((worker.pid, start_time(worker.pid)))
+        overstay(worker)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers._Worker, "overstay", look)
+        stuck = alone(job, 0.1)
+    assert isinstance(stuck, Stuck)
+    assert [(stuck.pid, stuck.started)] == seen
 
 
 def test_who_never_stops_talking_is_ended_too() -> None:
@@ -177,26 +212,36 @@ def test_who_never_stops_talking_is_ended_too() -> None:
 
 def test_more_time_is_for_who_asks() -> None:
     def job(bdf: Bdf) -> str:
-        doing("settle", 5.0 if bdf == A else 0.0)
-        time.sleep(0.3)
+        if bdf == A:
+            extend(5.0)
+        time.sleep(0.1 + workers.OVERTIME + 0.4)
         return "fine"
 
-    outcomes = workers.each([A, B], job, 0.15)
+    outcomes = each([A, B], job, 0.1)
     assert outcomes[A] == "fine"
     assert type(outcomes[B]) is Stuck
 
 
-def test_the_time_that_was_asked_for_is_told() -> None:
+def test_less_time_than_there_was_is_not_what_one_asks_for() -> None:
     def job(_: Bdf) -> str:
-        doing("settle", 0.2)
-        time.sleep(60)
-        return ""
+        extend(0.0)
+        time.sleep(workers.OVERTIME + 0.3)
+        return "fine"
 
-    assert str(alone(job, 0.1)) == "0000:03:00.0: settle: not done after 0.2 s"
+    assert alone(job) == "fine"
+
+
+def test_a_deadline_that_is_over_leaves_time_to_put_things_back() -> None:
+    def job(_: Bdf) -> str:
+        time.sleep(0.1)
+        return "put back"
+
+    assert alone(job, -3.0) == "put back"
 
 
 def test_doing_elsewhere_is_nothing() -> None:
-    doing("anything", 5.0)
+    doing("anything")
+    extend(5.0)
 
 
 def leave_a_child(path: Path) -> None:
@@ -243,7 +288,7 @@ def test_death_and_last_word_may_be_seen_at_once(monkeypatch: pytest.MonkeyPatch
         return "fine"
 
     monkeypatch.setattr(select, "poll", late)
-    outcomes = workers.each([A, C], job, 5)
+    outcomes = each([A, C], job, 5)
     assert str(outcomes[A]) == "0000:01:00.0: worker ended with status 3 while reset by flr"
     assert outcomes[C] == "fine"
 
@@ -269,7 +314,7 @@ def test_a_fork_that_fails_is_that_controller_s_alone(monkeypatch: pytest.Monkey
         return fork()
 
     monkeypatch.setattr(os, "fork", scarce)
-    outcomes = workers.each([A, B], lambda bdf: "fine", 5)
+    outcomes = each([A, B], lambda bdf: "fine", 5)
     assert outcomes[A] == "fine"
     assert str(outcomes[B]) == "0000:02:00.0: starting a worker: Resource temporarily unavailable"
 
@@ -303,7 +348,7 @@ def test_an_interrupt_of_the_hook_ends_its_workers(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         with pytest.raises(Refused):
-            workers.each([A, B], job, 5)
+            each([A, B], job, 5)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert not any(running(int((tmp_path / str(bdf)).read_text())) for bdf in (A, B))

@@ -14,7 +14,7 @@ from libvirt_hooks.simulator.host import SimHost
 from libvirt_hooks.simulator.life import UUID
 from libvirt_hooks.simulator.models import A80C, ORDINARY, SM951, Model
 
-from .lives import BDF, OTHER, SECOND, at_rest, call, called, one
+from .lives import BDF, OTHER, SECOND, at_rest, call, called, one, owned
 
 BDF_GONE = f"{BDF}: does not answer"
 
@@ -31,7 +31,7 @@ def test_what_start_does_to_an_sm951() -> None:
         "CSTS.RDY=0",
         "reset_method=bus",
     ]
-    assert journal.owner(host, UUID) == journal.Owner(UUID, (BDF,))
+    assert owned(host, UUID) == (BDF,)
 
 
 def test_an_ordinary_drive_keeps_its_resets() -> None:
@@ -76,7 +76,7 @@ def test_a_drive_that_freezes_while_a_guest_has_it_stops_nobody() -> None:
     life.start()
     life.destroy()
     assert dict(life.statuses)["stopped"] == dict(life.statuses)["release"] == 0
-    assert host.records.names(journal.OWNERS) == []
+    assert host.records.all == [f"dead/{BDF}"]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_no_record_no_touch() -> None:
     for operation in ("stopped", "release"):
         assert call(host, operation, BDF, uuid=OTHER) == 0
     assert len(host.trace) == events
-    assert journal.owner(host, UUID) == journal.Owner(UUID, (BDF,))
+    assert owned(host, UUID) == (BDF,)
     life.guest_shutdown()
     at_rest(host)
 
@@ -269,12 +269,30 @@ def test_prepare_refuses_enabled_vfs(capsys: pytest.CaptureFixture[str]) -> None
     assert "2 virtual functions are enabled" in capsys.readouterr().err
 
 
-def test_a_record_that_cannot_be_believed_fails_closed_and_stops_no_stop() -> None:
-    host, _ = one(SM951)
+def test_an_owner_record_that_cannot_be_believed_stops_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whose the controller is, the open descriptor says; the next claim replaces the record."""
+    host, life = one(SM951)
     host.records.store(journal.OWNERS, UUID, b"nonsense")
-    assert call(host, "prepare", BDF) == 1
     assert call(host, "stopped", BDF) == 0
     assert host.records.load(journal.OWNERS, UUID) == b"nonsense"
+    assert life.start()
+    assert owned(host, UUID) == (BDF,)
+    assert f"owners/{UUID}: not a record of virt-nvme-reset" in caplog.text
+    life.guest_shutdown()
+    at_rest(host)
+
+
+def test_a_journal_that_cannot_be_believed_refuses_the_start(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    host = SimHost()
+    host.add(BDF, SM951, driver="vfio-pci")
+    host.records.store(journal.JOURNAL, str(BDF), b"nonsense")
+    assert call(host, "start", BDF) == 1
+    assert f"remove /run/virt-nvme-reset/journal/{BDF} when" in capsys.readouterr().err
+    assert host.texts() == []
 
 
 def test_what_a_hook_left_undone_is_put_back_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,15 +342,18 @@ def test_a_drive_that_is_not_ready_when_vfio_has_closed_it() -> None:
     at_rest(host)
 
 
-def test_release_leaves_alone_what_is_still_open() -> None:
+def test_release_leaves_alone_what_is_still_open(caplog: pytest.LogCaptureFixture) -> None:
     host, life = one(SM951)
     assert life.start()
     host.trace.clear()
     began = host.monotonic()
     assert call(host, "release", BDF) == 0
-    assert host.monotonic() - began == pytest.approx(10.0, abs=0.1)
-    assert host.texts() == ["reset_method=flr bus", "power/control=auto"]
+    assert host.monotonic() - began == pytest.approx(20.0, abs=0.3)
+    assert host.texts() == []
+    assert owned(host, UUID) == (BDF,)
+    assert host.read_attr(BDF, "reset_method") == "bus"
     assert host.violations == []
+    assert ", by 4211 (qemu-system-x86): left alone" in caplog.text
 
 
 def test_release_does_not_wait_for_a_driver_that_gave_up() -> None:
@@ -342,8 +363,8 @@ def test_release_does_not_wait_for_a_driver_that_gave_up() -> None:
     assert host.nvme_state(BDF) == "dead"
     began = host.monotonic()
     assert call(host, "release", BDF) == 0
-    assert host.monotonic() - began < 1
-    at_rest(host)
+    assert host.monotonic() - began < 4  # remove, rescan; reset of the empty bus, rescan
+    assert host.records.all == [f"dead/{BDF}"]
 
 
 def test_release_waits_for_a_driver_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,7 +474,7 @@ def test_release_leaves_power_control_to_the_driver_that_bound_since() -> None:
     life.hook = None
     assert life.start()
     journal.claim(host, UUID, [BDF])
-    undo = journal.Undo(host.records, BDF)
+    undo = journal.Undo(host, BDF)
     undo.keep("power/control", "auto")
     life.guest_shutdown()
     before = host.read_attr(BDF, "power/control")

@@ -5,6 +5,8 @@ import pytest
 
 from libvirt_hooks.ladder import (
     LADDER,
+    PROBE,
+    RECOVERY,
     AwaitConfig,
     AwaitReady,
     ClearEnable,
@@ -216,8 +218,11 @@ def test_every_refusal_is_told() -> None:
 
 def test_no_reset_is_started_on_a_controller_that_is_gone() -> None:
     for observation in (seen(registers=GONE), seen(config_vendor=0xFFFF)):
-        assert decide(observation, [], Goal.PRISTINE) == GiveUp({})
+        decided = decide(observation, [], Goal.PRISTINE)
+        assert isinstance(decided, GiveUp)
+        why = "the kernel would wait 65 s for a function that does not answer"
+        assert [decided.refusals[method] for method in (FLR, PM, BUS)] == [why] * 3
 
 
 def test_every_method_is_a_rung() -> None:
-    assert [rung.method for rung in LADDER] == list(Method)
+    assert {rung.method for rung in (*LADDER, PROBE, *RECOVERY)} == set(Method)

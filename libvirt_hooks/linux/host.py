@@ -4,32 +4,40 @@
 It decides nothing. Sources: Documentation/ABI/testing/sysfs-bus-pci; random(4) for boot_id.
 """
 
-import errno
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from .. import host
 from ..bdf import Bdf
-from ..errors import BadPolicy, HookError, SysfsError
-from . import locks, mmio
+from ..deadline import Deadline
+from ..errors import HookError
+from ..policy import PATH
+from ..snapshot import Process, Snapshot
+from . import locks, mmio, policy_file, processes, usage, worker, workers
 from .records import RUN, RunRecords
-from .sysfs import DEVICES, Sysfs
+from .sysfs import BUS, BUSES, DEVICES, Sysfs
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
-POLICY = "/etc/virt-nvme-reset.toml"
 
 
 class LinuxHost(Sysfs):
     """This machine; the arguments are for tests.
 
-    :param devices: where its PCI functions are.
+    :param devices: where its PCI functions are; see Sysfs for the next two.
     :param run: where records and locks are kept.
     :param policy: what the administrator has written.
     """
 
-    def __init__(self, devices: str = DEVICES, run: str = RUN, policy: str = POLICY) -> None:
-        super().__init__(devices)
+    def __init__(
+        self,
+        devices: str = DEVICES,
+        run: str = RUN,
+        policy: str = PATH,
+        bus: str = BUS,
+        buses: str = BUSES,
+    ) -> None:
+        super().__init__(devices, bus, buses)
         self._policy = policy
         self._run = run
         self._records = RunRecords(run)
@@ -47,23 +55,17 @@ class LinuxHost(Sysfs):
         """See Host.sleep."""
         time.sleep(seconds)
 
-    def doing(self, what: str, seconds: float) -> None:
+    def doing(self, what: str) -> None:
         """See Host.doing. Outside a worker nobody watches."""
-        from . import worker  # json: as for each()
+        worker.doing(what)
 
-        worker.doing(what, seconds)
+    def extend(self, seconds: float) -> None:
+        """See Host.extend. Outside a worker nobody watches."""
+        worker.extend(seconds)
 
     def policy(self) -> str | None:
         """See Host.policy."""
-        try:
-            with open(self._policy, "rb", buffering=0) as policy:
-                return policy.read().decode()
-        except FileNotFoundError:
-            return None
-        except UnicodeDecodeError as error:
-            raise BadPolicy(f"{self._policy}: not UTF-8: byte {error.start}") from error
-        except OSError as error:
-            raise SysfsError(self._policy, "reading", error.errno or errno.EIO) from error
+        return policy_file.read(self._policy)
 
     def boot_id(self) -> str:
         """See Host.boot_id."""
@@ -74,14 +76,32 @@ class LinuxHost(Sysfs):
         """See Host.registers. Use it in a worker: SIGBUS is what a revoked mapping answers."""
         return mmio.map_registers(self.path(bdf, "resource0"), bdf)
 
-    def lock(self, bdf: Bdf, timeout: float) -> AbstractContextManager[None]:
+    def lock(self, what: Bdf | str, timeout: float) -> AbstractContextManager[None]:
         """See Host.lock."""
-        return locks.lock(self._run, bdf, timeout)
+        return locks.lock(self._run, what, timeout)
+
+    def usage(self, bdfs: Sequence[Bdf]) -> Snapshot:
+        """See Host.usage."""
+        return usage.gather(bdfs)
+
+    def claimed(self, bdf: Bdf) -> Sequence[str]:
+        """See Host.claimed."""
+        return usage.claimed(bdf)
+
+    def vfio_users(self, bdf: Bdf) -> Sequence[Process]:
+        """See Host.vfio_users."""
+        return processes.vfio_users(processes.vfio_nodes(bdf, self._devices))
+
+    def qemu_runs(self, uuid: str) -> bool:
+        """See Host.qemu_runs."""
+        return processes.qemu_runs(uuid)
+
+    def runs(self, pid: int, started: int) -> bool:
+        """See Host.runs."""
+        return processes.runs(pid, started)
 
     def each(
-        self, bdfs: Sequence[Bdf], job: host.Job, timeout: float
+        self, bdfs: Sequence[Bdf], job: host.Job, deadline: Deadline
     ) -> dict[Bdf, str | HookError]:
         """See Host.each."""
-        from . import workers  # json, signal: a guest without NVMe never gets here
-
-        return workers.each(bdfs, job, timeout)
+        return workers.each(bdfs, job, deadline)

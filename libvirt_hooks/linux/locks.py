@@ -21,14 +21,14 @@ POLL = 0.01
 
 
 @contextmanager
-def lock(root: str, bdf: Bdf, timeout: float) -> Iterator[None]:
+def lock(root: str, what: Bdf | str, timeout: float) -> Iterator[None]:
     """Own a controller, by ``<root>/locks/<bdf>``, for as long as the context lasts.
 
     :raises DeviceBusy: somebody has kept it all of *timeout* seconds.
     """
-    fd = _open(root, bdf)
+    fd = _open(root, what)
     try:
-        _take(fd, bdf, timeout)
+        _take(fd, what, timeout)
         yield
     finally:
         # No LOCK_UN: that would also take it from a worker forked meanwhile, which has the same
@@ -37,16 +37,16 @@ def lock(root: str, bdf: Bdf, timeout: float) -> Iterator[None]:
         os.close(fd)
 
 
-def _open(root: str, bdf: Bdf) -> int:
+def _open(root: str, what: Bdf | str) -> int:
     try:
-        path = f"{make_folder(root, 'locks')}/{bdf}"
+        path = f"{make_folder(root, 'locks')}/{what}"
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         reason = os.strerror(error.errno or errno.EIO)
-        raise BadRecord(f"{bdf}: lock: opening {root}/locks/{bdf}: {reason}") from error
+        raise BadRecord(f"{what}: lock: opening {root}/locks/{what}: {reason}") from error
 
 
-def _take(fd: int, bdf: Bdf, timeout: float) -> None:
+def _take(fd: int, what: Bdf | str, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -54,6 +54,6 @@ def _take(fd: int, bdf: Bdf, timeout: float) -> None:
         except BlockingIOError as error:
             left = deadline - time.monotonic()
             if left <= 0:
-                message = f"{bdf}: lock: another hook has held it for {timeout:.1f} s"
+                message = f"{what}: lock: another hook has held it for {timeout:.1f} s"
                 raise DeviceBusy(message) from error
         time.sleep(min(POLL, left))

@@ -69,6 +69,8 @@ def vfio_users(nodes: Collection[str], proc: str = PROC) -> tuple[Process, ...]:
 
     One that is exiting has none any more, though the kernel may still be closing them.
     """
+    if not nodes:
+        return ()
     return tuple(process(pid, proc) for pid in pids(proc) if _has_open(pid, nodes, proc))
 
 

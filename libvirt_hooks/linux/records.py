@@ -29,18 +29,15 @@ class RunRecords:
         """See host.Records. What a killed hook left half written has a dot and is not listed."""
         path = f"{self._root}/{_plain(folder)}"
         with _told(path, "listing"):
-            if not is_ours(self._root):
+            if not self._has(folder):
                 return []
-            try:
-                return sorted(name for name in os.listdir(path) if not name.startswith("."))
-            except FileNotFoundError:
-                return []
+            return sorted(name for name in os.listdir(path) if not name.startswith("."))
 
     def load(self, folder: str, name: str) -> bytes | None:
         """See host.Records."""
         path = self._path(folder, name)
         with _told(path, "reading"):
-            if not is_ours(self._root):
+            if not self._has(folder):
                 return None
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -68,16 +65,19 @@ class RunRecords:
         """See host.Records."""
         path = self._path(folder, name)
         with _told(path, "removing"):
-            if is_ours(self._root):
+            if self._has(folder):
                 with suppress(FileNotFoundError):
                     os.unlink(path)
+
+    def _has(self, folder: str) -> bool:
+        return is_ours(self._root) and is_ours(f"{self._root}/{folder}")
 
     def _path(self, folder: str, name: str) -> str:
         return f"{self._root}/{_plain(folder)}/{_plain(name)}"
 
 
 def is_ours(root: str) -> bool:
-    """Is the base directory there, and nobody's but ours?
+    """Is the base directory, or a folder of it, there and nobody's but ours?
 
     :raises BadRecord: it is there and cannot be trusted.
     """
@@ -106,6 +106,7 @@ def make_folder(root: str, folder: str) -> str:
         _make(root)
         is_ours(root)  # who made it, if it was not us?
     _make(path)
+    is_ours(path)
     return path
 
 

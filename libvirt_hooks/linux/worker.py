@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A worker's own life: fds 0 to 2 let go, one job done, and its words said over a pipe.
 
-Each is a line of JSON: ``doing`` and ``allow`` together, at last ``done`` or ``failed``. Source:
+Each is a line of JSON: ``doing`` or ``extend``, at last ``done`` or ``failed``. Source:
 libvirt src/util/vircommand.c, which waits for the end of file on a hook's stdout *and* stderr, so
 a worker that never returns from the kernel must not hold them.
 """
@@ -17,15 +17,22 @@ from ..errors import HookError, Stuck
 from ..host import Job
 
 
-def doing(what: str, seconds: float = 0.0) -> None:
-    """In a worker: tell what comes next, and that it may take *seconds* from now.
-
-    Elsewhere: nothing.
+def doing(what: str) -> None:
+    """In a worker: tell what comes next. Elsewhere: nothing.
 
     :raises Stuck: whoever waited for this worker is dead. Said once, to let go in good order.
     """
     if _voice is not None:
-        _voice.say(doing=what.removeprefix(f"{_voice.bdf}: "), allow=seconds)
+        _voice.say(doing=what)
+
+
+def extend(seconds: float) -> None:
+    """In a worker: tell that it ends within *seconds* from now, and not sooner.
+
+    :raises Stuck: as ``doing``.
+    """
+    if _voice is not None:
+        _voice.say(extend=seconds)
 
 
 class _Voice:

@@ -15,22 +15,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from ..bdf import Bdf
+from ..deadline import Deadline
 from ..errors import DeviceBusy, HookError, Stuck
 from ..host import Job
+from .processes import start_time
 from .worker import work
 
+OVERTIME = 0.3
+"""Seconds past its deadline that a worker gets to put back what it changed; then it is killed."""
 GRACE = 0.05
 """Seconds that a killed or finished worker may take to be gone; then it is left to init."""
 
 
-def each(bdfs: Sequence[Bdf], job: Job, timeout: float) -> dict[Bdf, str | HookError]:
+def each(bdfs: Sequence[Bdf], job: Job, deadline: Deadline) -> dict[Bdf, str | HookError]:
     """See host.Host.each. One controller gets a worker too: what kills it must not kill us."""
     workers: list[_Worker] = []
     outcomes: dict[Bdf, str | HookError | None] = dict.fromkeys(bdfs)
     try:
         for bdf in outcomes:
             try:
-                workers.append(_start(bdf, job, timeout, workers))
+                workers.append(_start(bdf, job, deadline, workers))
             except OSError as error:
                 outcomes[bdf] = HookError(f"{bdf}: starting a worker: {error.strerror}")
         _listen(workers)
@@ -48,16 +52,15 @@ _unreaped: list[int] = []
 class _Worker:
     # The parent's view: open descriptors to poll, and what was heard so far.
 
-    def __init__(self, bdf: Bdf, pid: int, pidfd: int, pipe: int, timeout: float) -> None:
+    def __init__(self, bdf: Bdf, pid: int, pidfd: int, pipe: int, deadline: Deadline) -> None:
         self.bdf = bdf
         self.pid = pid
         self.pidfd = pidfd
         self.pipe = pipe
-        self.started = time.monotonic()
-        self.deadline = self.started + timeout
+        self.deadline = time.monotonic() + max(deadline.left, 0.0) + OVERTIME
         self.outcome: str | HookError | None = None
         self.polled = [pidfd, pipe]
-        self._doing = "starting"
+        self._doing, self._since = "starting", time.time()
         self._heard = b""
 
     def hear(self) -> None:
@@ -73,9 +76,10 @@ class _Worker:
 
     def _understand(self, words: dict[str, object]) -> None:
         match words:
-            case {"doing": str(text), "allow": int(seconds) | float(seconds)}:
-                self._doing = text
-                self.deadline = max(self.deadline, time.monotonic() + seconds)
+            case {"doing": str(text)}:
+                self._doing, self._since = text, time.time()
+            case {"extend": int(seconds) | float(seconds)}:
+                self.deadline = max(self.deadline, time.monotonic() + seconds + OVERTIME)
             case {"done": str(text)}:
                 self.outcome = text
             case {"failed": str(kind), "facts": dict(facts)}:
@@ -97,8 +101,13 @@ class _Worker:
         return HookError(f"{self.bdf}: {text}")
 
     def overstay(self) -> None:
-        allowed = self.deadline - self.started
-        self.outcome = Stuck(f"{self.bdf}: {self._doing}: not done after {allowed:.1f} s")
+        since = time.strftime("%H:%M:%S", time.localtime(self._since))
+        self.outcome = Stuck(
+            f"{self.bdf}: {self._doing}: not done since {since}, process {self.pid} left behind",
+            hint="the kernel says in dmesg what it waits for",
+            pid=self.pid,
+            started=start_time(self.pid) or 0,
+        )
 
     def kill(self) -> None:
         # Also one that has delivered: it has nothing left to do. One in uninterruptible sleep
@@ -109,7 +118,7 @@ class _Worker:
         os.close(self.pidfd)
 
 
-def _start(bdf: Bdf, job: Job, timeout: float, others: Sequence[_Worker]) -> _Worker:
+def _start(bdf: Bdf, job: Job, deadline: Deadline, others: Sequence[_Worker]) -> _Worker:
     pipe, out = os.pipe()
     try:
         os.set_blocking(pipe, False)
@@ -118,7 +127,7 @@ def _start(bdf: Bdf, job: Job, timeout: float, others: Sequence[_Worker]) -> _Wo
             theirs = [fd for other in others for fd in (other.pipe, other.pidfd)]
             work(bdf, job, out, [pipe, *theirs])
         try:
-            return _Worker(bdf, pid, os.pidfd_open(pid), pipe, timeout)
+            return _Worker(bdf, pid, os.pidfd_open(pid), pipe, deadline)
         except OSError:
             os.kill(pid, signal.SIGKILL)
             _reap([pid])

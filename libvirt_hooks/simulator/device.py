@@ -50,6 +50,7 @@ class PciDev:
         self.enable_count = 0
         self.numvfs = 0
         self.lock_held = False
+        self.mounted = ""  # where the host has its disk mounted
         self.vfio = Vfio()
         self._driver: str | None = None
         self._state: str | None = None

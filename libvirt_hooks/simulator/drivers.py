@@ -13,6 +13,8 @@ def unbind(dev: PciDev) -> None:
     """Take the driver off. The kernel then calls the power state unknown."""
     match dev.driver:
         case "nvme":
+            if dev.mounted:
+                dev.trace.violations.append(f"{dev.bdf}: taken from the host while mounted")
             nvme_driver.remove(dev)
         case "vfio-pci":
             vfio.unbind(dev)

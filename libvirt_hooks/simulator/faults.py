@@ -18,7 +18,13 @@ class Fault(enum.Flag):
     """An FLR while CC.EN, CC.SHN or CSTS.SHST is set freezes the function (SM951, SM961)."""
 
     BUS_RESET_CURES = enum.auto()
-    """A secondary bus reset revives a frozen function; without this only a reboot does."""
+    """A secondary bus reset revives a frozen function; without such a cure only a reboot does."""
+
+    RESCAN_CURES = enum.auto()
+    """A frozen function answers again when it is looked for after its removal."""
+
+    SLOT_CURES = enum.auto()
+    """Switching the slot off and on revives a frozen function."""
 
     RDY_STUCK = enum.auto()
     """CSTS.RDY never falls after CC.EN was cleared, until an FLR or a bus reset."""
@@ -52,6 +58,9 @@ class Fault(enum.Flag):
 
     RESET_ENOTTY = enum.auto()
     """Every reset through the kernel fails with ENOTTY at once and does nothing."""
+
+    RESET_BLOCKS = enum.auto()
+    """A reset through `reset` takes 120 s in an uninterruptible sleep, and then works."""
 
     FALSE_IMMEDIATE_READINESS = enum.auto()
     """Claims Immediate Readiness, yet reads all ones for 150 ms after an FLR (144d:a80c)."""

@@ -171,6 +171,7 @@ class Function:
         self.flrs += 1
         if self.faults & Fault.LETHAL_FLR and self.controller.flr_is_lethal:
             self.lethal_flrs += 1
+            self.trace.violation(self.bdf, "killed by an FLR of ours")
             self._freeze("FLR killed it")
         elif self.faults & Fault.GONE_AFTER_FLR:
             self._freeze("gone after FLR")
@@ -189,6 +190,20 @@ class Function:
             self._reset()
         elif self.faults & Fault.BUS_RESET_CURES:
             self.trace.note(self.bdf, "bus reset revived it", who="drive")
+            self.cold_reset()
+
+    def looked_for(self) -> None:
+        """Somebody enumerates the bus that the function was removed from."""
+        if self.frozen and self.faults & Fault.RESCAN_CURES:
+            self.trace.note(self.bdf, "rescan revived it", who="drive")
+            self.cold_reset()
+
+    def power_cycled(self) -> None:
+        """The slot was switched off and on. Some drives' firmware does not care."""
+        if not self.frozen:
+            self.cold_reset()
+        elif self.faults & Fault.SLOT_CURES:
+            self.trace.note(self.bdf, "slot power revived it", who="drive")
             self.cold_reset()
 
     def cold_reset(self) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """SimHost: the Host protocol on a simulated machine.
 
-Attributes: sysfs.py. Resets: resets.py, vfio.py. Locks and workers: workers.py. What the drive
-does: function.py, controller.py. Here: the way in, and rules that code under test may break.
+Attributes: sysfs.py. Resets: resets.py, vfio.py. Locks and workers: workers.py. Who uses what:
+usage.py. What the drive does: function.py, controller.py. Here: the way in, and rules that code
+under test may break.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,13 @@ from errno import EINTR, EINVAL, ENOENT, EPERM, errorcode
 from os import strerror
 
 from ..bdf import Bdf
+from ..deadline import Deadline
 from ..errors import HookError, RegistersUnreadable, SysfsError
-from ..host import Host, Job
-from . import sysfs
+from ..host import Host, Identity, Job
+from ..snapshot import Process, Snapshot
+from . import sysfs, usage
 from .clock import Event, SimClock
+from .crash import Crash
 from .device import PciDev
 from .faults import Fault
 from .function import NAMES, Function
@@ -38,9 +42,11 @@ class SimHost(Host):
         self.machine = Machine()
         self.lockdown = lockdown
         self.policy_text = policy
-        self._records = SimRecords()
+        self.drivers = {"nvme", "vfio-pci"}
+        """Those that are loaded."""
         self._boots = 1
         self._workers = Workers(self.machine.clock)
+        self._records = SimRecords(self._workers.effect)
 
     def add(
         self,
@@ -52,6 +58,8 @@ class SimHost(Host):
         beside: Sequence[Bdf | str] = (),
         pristine: bool = False,
         total_vfs: int = 0,
+        mounted: str = "",
+        slot: str = "",
     ) -> PciDev:
         """Plug in a drive.
 
@@ -60,9 +68,14 @@ class SimHost(Host):
 
         :param faults: on top of the model's own.
         :param beside: more functions, ordinary and on nvme; same bus or not.
+        :param mounted: where the host uses its disk.
+        :param slot: name of the slot that it is in, whose power can be switched.
         """
         dev = self.machine.plug(_bdf(bdf), model, faults, total_vfs)
         self.machine.prepare(dev, driver, pristine)
+        dev.mounted = mounted
+        if slot:
+            self.machine.slots[slot] = dev.bdf
         for other in beside:
             self.add(other)
         return dev
@@ -94,9 +107,22 @@ class SimHost(Host):
         """The texts of the trace, of one function and of some actors only if so asked."""
         return self.machine.texts(bdf, who)
 
+    @property
+    def effects(self) -> list[str]:
+        """Everything that the code under test has done to the machine, in words."""
+        return self._workers.effects
+
+    def crash(self, crash: Crash | None) -> None:
+        """Kill a process of the code under test when it gets that far."""
+        self._workers.crash = crash
+
+    def new_process(self) -> None:
+        """Another hook begins; what the last one had open is closed."""
+        self._workers.new_process()
+
     def reboot(self) -> None:
         """Power off and on; /run is empty afterwards."""
-        self._records = SimRecords()
+        self._records = SimRecords(self._workers.effect)
         self._workers.locked_until.clear()
         self._boots += 1
         self.machine.reboot()
@@ -114,9 +140,13 @@ class SimHost(Host):
         """See Host."""
         self._workers.sleep(seconds)
 
-    def doing(self, what: str, seconds: float) -> None:
+    def doing(self, what: str) -> None:
         """See Host."""
-        self._workers.doing(what, seconds)
+        self._workers.doing(what)
+
+    def extend(self, seconds: float) -> None:
+        """See Host."""
+        self._workers.extend(seconds)
 
     def policy(self) -> str | None:
         """See Host."""
@@ -144,16 +174,69 @@ class SimHost(Host):
 
     def write_attr(self, bdf: Bdf, name: str, value: str) -> None:
         """See Host."""
-        self._workers.enter()
         shown = value.strip(" \n\0")
-        self.machine.trace.note(bdf, f"{name}={shown}" if value else f"{name}: zero-length write")
-        if not value:
-            return
-        failed = self._write(bdf, name, value)
-        if failed:
-            self.machine.trace.note(bdf, f"{name}: {errorcode[failed]}", "kernel")
-            raise SysfsError(bdf, f"writing {shown!r} to {name}", failed)
+        self._workers.doing(f"writing {shown!r} to {name}")
+        with self._workers.effect(f"{bdf} {name}={shown}"):
+            self.machine.trace.note(
+                bdf, f"{name}={shown}" if value else f"{name}: zero-length write"
+            )
+            if not value:
+                return
+            failed = self._write(bdf, name, value)
+            if failed:
+                self.machine.trace.note(bdf, f"{name}: {errorcode[failed]}", "kernel")
+                raise SysfsError(bdf, f"writing {shown!r} to {name}", failed)
+            self._workers.enter()
+
+    def read_bus(self, name: str) -> str | None:
+        """See Host."""
         self._workers.enter()
+        return str(int(self.machine.autoprobe)) if name == "drivers_autoprobe" else None
+
+    def write_bus(self, name: str, value: str) -> None:
+        """See Host."""
+        self._workers.doing(f"writing {value!r} to {name}")
+        with self._workers.effect(f"{name}={value}"):
+            self.machine.trace.note(None, f"{name}={value}")
+            failed = self._write_bus(name.split("/"), value)
+            if failed:
+                self.machine.trace.note(None, f"{name}: {errorcode[failed]}", "kernel")
+                raise SysfsError("/sys/bus/pci", f"writing {value!r} to {name}", failed)
+            self._workers.enter()
+
+    def _write_bus(self, name: Sequence[str], value: str) -> int:
+        match name:
+            case ["drivers_autoprobe"]:
+                self.machine.autoprobe = value != "0"
+                return 0
+            case ["drivers_probe"]:
+                dev = self.machine.devices.get(Bdf.parse(value))
+                return sysfs.write(dev, "subsystem/drivers_probe", value) if dev else EINVAL
+            case ["slots", slot, "power"] if slot in self.machine.slots:
+                return self.machine.slot_power(slot, value == "1")
+        return ENOENT
+
+    def rescan(self, bdf: Bdf) -> None:
+        """See Host."""
+        self._workers.doing("writing '1' to rescan")
+        with self._workers.effect(f"{bdf} rescan"):
+            self.machine.trace.note(bdf, "rescan")
+            self.machine.rescan(bdf)
+
+    def has_driver(self, name: str) -> bool:
+        """See Host."""
+        self._workers.enter()
+        return name in self.drivers
+
+    def port(self, bdf: Bdf) -> Bdf | None:
+        """See Host."""
+        self._workers.enter()
+        return self.machine.port(bdf) if bdf in self.machine.devices else None
+
+    def slot(self, bdf: Bdf) -> str | None:
+        """See Host."""
+        self._workers.enter()
+        return next((name for name, at in self.machine.slots.items() if at.same_bus(bdf)), None)
 
     def _write(self, bdf: Bdf, name: str, value: str) -> int:
         text = value.removesuffix("\n")
@@ -179,7 +262,7 @@ class SimHost(Host):
     def _write_bridge(self, bridge: sysfs.Bridge, name: str, text: str) -> int:
         if text != "1":
             return EINVAL
-        if name == "reset_subordinate":
+        if name == "reset_subordinate" and bridge.has_reset_subordinate:
             return self.machine.reset_subordinate(bridge)
         if name in ("rescan", "subsystem/rescan"):
             self.machine.rescan()
@@ -200,6 +283,11 @@ class SimHost(Host):
         dev = self.machine.devices.get(bdf)
         return dev.nvme_state if dev else None
 
+    def identity(self, bdf: Bdf) -> Identity | None:
+        """See Host."""
+        self._workers.enter()
+        return usage.identity(self.machine, bdf)
+
     def read_config(self, bdf: Bdf, offset: int, length: int) -> bytes:
         """See Host."""
         self._workers.enter()
@@ -211,16 +299,20 @@ class SimHost(Host):
 
     def write_config(self, bdf: Bdf, offset: int, data: bytes) -> None:
         """See Host."""
-        self._workers.enter()
-        dev = self._device(bdf, f"writing config at {offset:#x}")
-        if self.lockdown:
-            raise SysfsError(bdf, f"writing config at {offset:#x}", EPERM)
+        what = f"writing {data.hex()} to config at {offset:#x}"
         value = int.from_bytes(data, "little")
         name = NAMES.get(offset, f"{offset:#x}")
-        self.machine.trace.note(bdf, f"config write {name}=0x{value:0{len(data) * 2}x}")
-        self._check_free(dev, "config written")
-        dev.function.touch()
-        dev.function.write_config(offset, data)
+        with self._workers.effect(f"{bdf} config {name}={value:#x}"):
+            if self.lockdown:
+                raise SysfsError(bdf, what, EPERM)
+            self.machine.trace.note(bdf, f"config write {name}=0x{value:0{len(data) * 2}x}")
+            if bridge := self.machine.bridges.get(bdf):
+                self.machine.write_bridge_config(bridge, offset, data)
+                return
+            dev = self._device(bdf, what)
+            self._check_free(dev, "config written")
+            dev.function.touch()
+            dev.function.write_config(offset, data)
 
     @contextmanager
     def registers(self, bdf: Bdf) -> Iterator[SimRegisters]:
@@ -233,19 +325,44 @@ class SimHost(Host):
         if self.lockdown or dev.driver not in (None, "vfio-pci"):
             number = EPERM if self.lockdown else EINVAL
             raise RegistersUnreadable(f"{bdf}: mapping resource0: {strerror(number)}")
-        mapped = SimRegisters(dev, self._workers.enter)
+        mapped = SimRegisters(dev, self._workers)
         try:
             yield mapped
         finally:
             mapped.closed = True
 
-    def lock(self, bdf: Bdf, timeout: float) -> AbstractContextManager[None]:
+    def lock(self, what: Bdf | str, timeout: float) -> AbstractContextManager[None]:
         """See Host. Taking it twice is waiting for oneself."""
-        return self._workers.lock(bdf, timeout)
+        return self._workers.lock(what, timeout)
 
-    def each(self, bdfs: Sequence[Bdf], job: Job, timeout: float) -> dict[Bdf, str | HookError]:
+    def usage(self, bdfs: Sequence[Bdf]) -> Snapshot:
+        """See Host."""
+        self._workers.enter()
+        return usage.snapshot(self.machine, bdfs)
+
+    def claimed(self, bdf: Bdf) -> Sequence[str]:
+        """See Host."""
+        self._workers.enter()
+        return usage.claimed(self.machine, bdf)
+
+    def vfio_users(self, bdf: Bdf) -> Sequence[Process]:
+        """See Host. One that is exiting has no descriptors any more."""
+        self._workers.enter()
+        return usage.vfio_users(self.machine, bdf)
+
+    def qemu_runs(self, uuid: str) -> bool:
+        """See Host."""
+        self._workers.enter()
+        return uuid in self.machine.qemus
+
+    def runs(self, pid: int, started: int) -> bool:
+        """See Host."""
+        self._workers.enter()
+        return self._workers.runs(pid)
+
+    def each(self, bdfs: Sequence[Bdf], job: Job, deadline: Deadline) -> dict[Bdf, str | HookError]:
         """See Host. One after the other, but all from the same moment on."""
-        return self._workers.each(bdfs, job, timeout)
+        return self._workers.each(bdfs, job, deadline)
 
     def occupy(self, bdf: Bdf | str, seconds: float) -> None:
         """Another hook holds the lock for so long, for tests."""

@@ -13,6 +13,7 @@ from ..bdf import Bdf
 from ..errors import HookError
 from . import libvirt, qemu
 from .clock import HOOK
+from .crash import Killed
 from .device import PciDev
 from .domain_xml import Assigned, domain_xml
 from .host import SimHost
@@ -23,6 +24,8 @@ Hook = Callable[[list[str], bytes, SimHost], int]
 SCRIPT = "/etc/libvirt/hooks/qemu.d/50-nvme-reset"
 UUID = "6f2c1a54-7f0e-4c55-9d0e-0c1b7a5f3e11"
 KILL_SECONDS, KILL_SECONDS_PER_HOSTDEV = 40.0, 2.0
+KILLED = 137
+"""What a shell calls a death by SIGKILL; to libvirt it is a failure like any other."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Life:
             return str(error)
         if self._run_hook("start", "begin"):
             return "hook refused at start"
+        self.host.machine.qemus.add(self.uuid)
         if failure := qemu.start(self._present(), self.host.clock):
             return failure
         self.running = True
@@ -123,6 +127,35 @@ class Life:
         if self._run_hook("reconnect", "begin"):
             self._stop()
 
+    def attach(self, device: Assigned | tuple[Bdf | str, bool]) -> bool:
+        """`virsh attach-device` of a running guest; no hook runs. False: it was refused."""
+        assigned = _assigned(device)
+        self._say(f"virsh attach-device {assigned.bdf}")
+        try:
+            with self.host.machine.trace.acting("libvirt"):
+                libvirt.detach(self.host.machine, self.name, [assigned])
+        except libvirt.StartFailed as error:
+            self.problems.append(str(error))
+            return False
+        dev = self.host.machine.devices[assigned.bdf]
+        if failure := qemu.start([dev], self.host.clock):
+            self.problems.append(failure)
+            self._reattach([assigned.bdf])
+            return False
+        self.devices.append(assigned)
+        self.guest_saw[assigned.bdf] = list(qemu.boot([dev], self.host.clock).values())
+        return True
+
+    def unplug(self, bdf: Bdf) -> None:
+        """`virsh detach-device`: QEMU closes it, libvirt gives it back; no hook runs."""
+        self._say(f"virsh detach-device {bdf}")
+        dev = self.host.machine.devices.get(bdf)
+        self.devices = [each for each in self.devices if each.bdf != bdf]
+        if dev is not None and dev.vfio.references:
+            patience = KILL_SECONDS + KILL_SECONDS_PER_HOSTDEV
+            qemu.leave([dev], self.host.clock, patience)
+        self._reattach([bdf])
+
     def idle(self, seconds: float) -> None:
         """Nothing happens for *seconds*."""
         self.host.clock.advance(seconds)
@@ -133,11 +166,14 @@ class Life:
         if not qemu.leave(self._open(), self.host.clock, patience):
             self._say("QEMU does not end; going on without it")
         self.running = False
+        self.host.machine.qemus.discard(self.uuid)
         self._run_hook("stopped", "end")
-        with self.host.machine.trace.acting("libvirt"):
-            bdfs = [each.bdf for each in self.devices]
-            libvirt.reattach(self.host.machine, self.name, bdfs)
+        self._reattach([each.bdf for each in self.devices])
         self._run_hook("release", "end")
+
+    def _reattach(self, bdfs: Sequence[Bdf]) -> None:
+        with self.host.machine.trace.acting("libvirt"):
+            libvirt.reattach(self.host.machine, self.name, bdfs)
 
     def _run_hook(self, operation: str, suboperation: str) -> bool:
         """Run every script of qemu.d; True if one failed."""
@@ -154,12 +190,16 @@ class Life:
         return status != 0
 
     def _call(self, hook: Hook, argv: list[str], xml: bytes) -> int:
+        self.host.new_process()
         try:
             with self.host.machine.trace.acting(HOOK):
                 status = hook(argv, xml, self.host)
         except HookError as error:
             self.problems.append(error.message)
             status = error.exit_status
+        except Killed:
+            status = KILLED
+        self.host.new_process()
         if status:
             self._say(f"exit {status}", HOOK)
         return status

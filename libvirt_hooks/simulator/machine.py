@@ -16,6 +16,10 @@ from .models import Model
 from .nvme_driver import LIVE_COMMAND, UNBOUND_COMMAND
 from .sysfs import Bridge
 
+BRIDGE_CONTROL, BUS_RESET = 0x3E, 1 << 6
+ENUMERATED_COMMAND = 0x0000
+"""BARs have their addresses then; a driver turns the decoding on."""
+
 
 class Machine:
     """What is plugged in (functions), and what the kernel knows of it (devices, bridges)."""
@@ -28,15 +32,22 @@ class Machine:
         self.bridges: dict[Bdf, Bridge] = {}
         self.active: dict[Bdf, str] = {}  # libvirt's list: which domain has it
         self.unbind_from_stub: set[Bdf] = set()
+        self.qemus: set[str] = set()  # uuids of the guests that have a process
+        self.autoprobe = True
+        self.slots: dict[str, Bdf] = {}  # those whose power can be switched, by any function's bus
 
     def plug(self, bdf: Bdf, model: Model, faults: Fault, total_vfs: int) -> PciDev:
         """Put a function into its slot, with a root port above its bus, and enumerate it."""
         faults |= model.faults
         self.plugged[bdf] = Function(bdf, model, faults, self.clock, self.trace, total_vfs)
-        if bdf.bus:
-            port = Bdf(bdf.domain, 0, bdf.bus & 0x1F, bdf.bus >> 5)
+        port = self.port(bdf)
+        if port is not None:
             self.bridges.setdefault(port, Bridge(port, bdf.bus))
         return self._enumerate(bdf)
+
+    def port(self, bdf: Bdf) -> Bdf | None:
+        """The root port above the bus of a function; a root bus has none."""
+        return Bdf(bdf.domain, 0, bdf.bus & 0x1F, bdf.bus >> 5) if bdf.bus else None
 
     def _enumerate(self, bdf: Bdf) -> PciDev:
         """pci_device_add: the methods are probed before the function is on its bus's list.
@@ -81,24 +92,65 @@ class Machine:
         dev.note("removed")
         del self.devices[dev.bdf]
 
-    def rescan(self) -> None:
-        """`rescan`: what answers and is not known is enumerated, and gets its driver."""
+    def rescan(self, bus: Bdf | None = None) -> None:
+        """`rescan`, of all or of one bus: what answers and is not known is enumerated.
+
+        A driver is looked for, unless drivers_autoprobe is 0.
+        """
         for bdf, function in sorted(self.plugged.items()):
-            if bdf not in self.devices and not function.silent:
+            if bdf in self.devices or not (bus is None or bus.same_bus(bdf)):
+                continue
+            function.looked_for()
+            if not function.silent:
+                function.restore((ENUMERATED_COMMAND, function.bar0, 0x2810))
                 dev = self._enumerate(bdf)
                 dev.note("found by rescan")
-                drivers.drivers_probe(dev)
+                if self.autoprobe:
+                    drivers.drivers_probe(dev)
 
     def reset_subordinate(self, bridge: Bridge) -> int:
-        """`reset_subordinate` of a bridge: everything below, whatever reset_method says."""
-        below = [
-            dev
-            for dev in self.devices.values()
-            if (dev.bdf.domain, dev.bdf.bus) == (bridge.bdf.domain, bridge.secondary)
-        ]
+        """`reset_subordinate` of a bridge: everything below, whatever reset_method says.
+
+        The kernel waits for what it knows below; what it does not know is reset all the same.
+        """
+        bus = Bdf(bridge.bdf.domain, bridge.secondary, 0, 0)
+        below = [dev for dev in self.devices.values() if bus.same_bus(dev.bdf)]
         for dev in below[1:]:
             self.trace.violation(dev.bdf, "reset as a neighbour")
-        return resets.reset_bus(below[0]) if below else 0
+        if below:
+            return resets.reset_bus(below[0])
+        self.trace.note(bridge.bdf, "bus reset", "kernel")
+        for bdf, function in self.plugged.items():
+            if bus.same_bus(bdf):
+                function.bus_reset()
+        return 0
+
+    def write_bridge_config(self, bridge: Bridge, offset: int, data: bytes) -> None:
+        """Configuration space of a port: of its bits only the bus reset does something here."""
+        before = bridge.config[BRIDGE_CONTROL]
+        bridge.config[offset : offset + len(data)] = data
+        if before & BUS_RESET and not bridge.config[BRIDGE_CONTROL] & BUS_RESET:
+            for bdf, function in self.plugged.items():
+                if Bdf(bridge.bdf.domain, bridge.secondary, 0, 0).same_bus(bdf):
+                    if bdf in self.devices:
+                        self.trace.violation(bdf, "bus reset behind the kernel's back")
+                    function.bus_reset()
+
+    def slot_power(self, name: str, on: bool) -> int:
+        """`power` of a slot: off removes every function in it, on powers it up and enumerates."""
+        bus = self.slots[name]
+        if on:
+            for bdf, function in self.plugged.items():
+                if bus.same_bus(bdf) and bdf not in self.devices:
+                    function.power_cycled()
+            self.rescan(bus)
+        else:
+            inside = [dev for bdf, dev in self.devices.items() if bus.same_bus(bdf)]
+            for dev in inside:
+                if len(inside) > 1:
+                    self.trace.violation(dev.bdf, "switched off with a neighbour")
+                self.remove(dev)
+        return 0
 
     def reboot(self) -> None:
         """Power off and on: every function as new, nvme bound to each."""
@@ -107,9 +159,10 @@ class Machine:
         self.devices.clear()
         self.active.clear()
         self.unbind_from_stub.clear()
+        self.qemus.clear()
+        self.autoprobe = True
         for function in self.plugged.values():
             function.cold_reset()
-            function.restore((UNBOUND_COMMAND, function.bar0, 0x2810))
         self.rescan()
 
     def texts(self, bdf: Bdf | str | None = None, who: Sequence[str] = ()) -> list[str]:

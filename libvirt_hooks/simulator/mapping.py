@@ -5,10 +5,9 @@ Sources: NVM Express Base Specification 2.0, 3.1.3 (aligned 32-bit accesses); fa
 section 3 (what an access reads in D3hot or with memory decode off).
 """
 
-from collections.abc import Callable
-
 from ..host import Registers
 from .device import PciDev
+from .workers import Workers
 
 ACCESS_SECONDS = 1e-6
 
@@ -16,13 +15,13 @@ ACCESS_SECONDS = 1e-6
 class SimRegisters(Registers):
     """The Registers protocol over a simulated function.
 
-    :param enter: called before each access, so that a killed worker touches nothing.
+    :param workers: asked before each access, so that a killed worker touches nothing.
     """
 
-    def __init__(self, dev: PciDev, enter: Callable[[], None]) -> None:
+    def __init__(self, dev: PciDev, workers: Workers) -> None:
         self.closed = False
         self._dev = dev
-        self._enter = enter
+        self._workers = workers
 
     def read32(self, offset: int) -> int:
         """See Registers."""
@@ -34,12 +33,13 @@ class SimRegisters(Registers):
         self._check(offset, "write")
         if not 0 <= value <= 0xFFFFFFFF:
             raise ValueError(f"{value:#x} does not fit 32 bits")
-        self._dev.function.write32(offset, value)
+        with self._workers.effect(f"{self._dev.bdf} register {offset:#x}={value:#x}"):
+            self._dev.function.write32(offset, value)
 
     def _check(self, offset: int, what: str) -> None:
         if self.closed:
             raise ValueError("mmap closed or invalid")
-        self._enter()
+        self._workers.enter()
         self._dev.clock.advance(ACCESS_SECONDS)
         if offset % 4 or not 0 <= offset < 4096:
             self._violation(f"{what} at {offset:#x}: unaligned, or outside the first 4 KiB")

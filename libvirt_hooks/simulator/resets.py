@@ -17,6 +17,7 @@ from .function import COMMAND, EXP, INTX_DISABLE, MEMORY, STATUS
 
 METHODS = ("device_specific", "acpi", "flr", "af_flr", "pm", "bus", "cxl_bus")
 POLL_LIMIT = 60.0  # PCIE_RESET_READY_POLL_MS
+BLOCKED_SECONDS = 120.0
 
 
 def is_supported(dev: PciDev, method: str) -> bool:
@@ -162,6 +163,8 @@ def reset_function(dev: PciDev) -> int:
     """pci_reset_function, behind the attribute ``reset``: waits for the device lock."""
     if not dev.reset_methods:
         return ENOTTY
+    if dev.function.faults & Fault.RESET_BLOCKS:
+        dev.clock.advance(BLOCKED_SECONDS)
     failed = saved_and_disabled(dev, reset_function_locked)
     dev.idle()
     return failed

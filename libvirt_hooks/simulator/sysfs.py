@@ -17,6 +17,8 @@ from .function import COMMAND
 class Bridge:
     """A root port with one bus below it."""
 
+    has_reset_subordinate = True  # since v6.13, and in stable kernels of that time
+
     def __init__(self, bdf: Bdf, secondary: int) -> None:
         self.bdf = bdf
         self.secondary = secondary
@@ -49,8 +51,10 @@ class Bridge:
                 return "on"
             case "enable":
                 return "1"
-            case "reset_subordinate" | "rescan" | "remove":
+            case "rescan" | "remove":
                 return EACCES
+            case "reset_subordinate":
+                return EACCES if self.has_reset_subordinate else None
         return None
 
 

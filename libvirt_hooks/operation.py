@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Operation: a piece of work on several controllers at once, under one policy and one deadline."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Self
+
+from . import custody, marks
+from .bdf import Bdf
+from .custody import Task
+from .deadline import Deadline
+from .errors import BadRecord, HookError, Stuck
+from .host import Host
+from .policy import Policy
+from .telling import about
+
+log = logging.getLogger(__name__)
+
+Results = Mapping[Bdf, str | HookError]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What every job of one operation shares."""
+
+    host: Host
+    policy: Policy
+    deadline: Deadline
+
+    @classmethod
+    def begin(cls, host: Host, policy: Policy) -> Self:
+        """Begin now: the deadline runs."""
+        deadline = Deadline(host.monotonic, policy.deadline, policy.deadline_cap)
+        return cls(host, policy, deadline)
+
+    @classmethod
+    def patient(cls, host: Host, policy: Policy) -> Self:
+        """Begin one that only a person waits for: it has all the time that any may have."""
+        return cls.begin(host, replace(policy, deadline=policy.deadline_cap))
+
+    def each(self, bdfs: Sequence[Bdf], task: Task) -> Results:
+        """Do *task* on all of them at once, and tell what came of it."""
+        job = partial(_tell, self.host, partial(self._job, task))
+        results = self.host.each(bdfs, job, self.deadline) if bdfs else {}
+        for bdf, result in results.items():
+            if isinstance(result, HookError) and not result.told:
+                # A worker that was killed, or is stuck, could not.
+                log.error("%s", result.message, extra=about(bdf))
+            if isinstance(result, Stuck) and result.pid:
+                self._mark_stuck(bdf, result)
+        return results
+
+    def _job(self, task: Task, bdf: Bdf) -> str:
+        return custody.job(task, self.host, self.policy, self.deadline, bdf)
+
+    def _mark_stuck(self, bdf: Bdf, stuck: Stuck) -> None:
+        try:
+            marks.mark_stuck(self.host, bdf, stuck)
+        except BadRecord as error:  # its lock keeps the next hook away all the same
+            log.error("%s", error.message, extra=about(bdf))
+
+
+def raise_first(results: Results) -> None:
+    """Raise the first error among *results*, if there is one."""
+    for result in results.values():
+        if isinstance(result, HookError):
+            raise result
+
+
+def _tell(host: Host, job: Callable[[Bdf], str], bdf: Bdf) -> str:
+    began = host.monotonic()
+    try:
+        result = job(bdf)
+    except HookError as error:
+        log.error("%s", error.message, extra=about(bdf, ELAPSED_MS=_since(host, began)))
+        error.told = True
+        raise
+    log.info("%s: %s", bdf, result, extra=about(bdf, ELAPSED_MS=_since(host, began)))
+    return result
+
+
+def _since(host: Host, began: float) -> str:
+    return f"{(host.monotonic() - began) * 1000:.3f}"
