@@ -127,7 +127,7 @@ def reset(host: Host, bdf: Bdf) -> str:
 
     :raises HookError: it is in use, or no allowed reset helped.
     """
-    operation = Operation.patient(host, policy.load(host))
+    operation = Operation.patient(host, policy.load(host), [bdf])
     (facts,) = survey(operation, "", [bdf])
     refused = admission.refusal(facts, "be reset")
     if refused is not None:

@@ -6,7 +6,7 @@ makes work for ``Host.each`` of it. When which of them is due is ``lifecycle``'s
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from . import marks, pci, reenumerate
@@ -30,6 +30,7 @@ from .observe import NVME, VFIO_PCI, Observation, is_open
 from .plan import Goal
 from .policy import FailedDisable, Policy
 from .power import restore_command, restore_power
+from .snapshot import Process
 from .telling import about
 from .work import Work, locked
 
@@ -42,9 +43,16 @@ CLOSE_POLL, SCAN_POLL = 0.01, 0.25
 Task = Callable[[Work], str]
 
 
-def job(task: Task, host: Host, policy: Policy, deadline: Deadline, bdf: Bdf) -> str:
+def job(
+    task: Task,
+    host: Host,
+    bdf: Bdf,
+    policy: Policy,
+    deadline: Deadline,
+    users: Sequence[Process] = (),
+) -> str:
     """Do *task* on one controller, locked, from where a hook that died left it."""
-    with locked(host, bdf, policy, deadline) as work:
+    with locked(host, bdf, policy, deadline, users) as work:
         if reenumerate.is_due(work):
             reenumerate.finish(work)
         reenumerate.free_probes(work)
@@ -56,7 +64,7 @@ def job(task: Task, host: Host, policy: Policy, deadline: Deadline, bdf: Bdf) ->
 
 def clean(work: Work) -> str:
     """Bring an idle controller to PRISTINE, and let it sleep again."""
-    refuse_open(work.host, work.bdf)
+    refuse_open(work.host, work.bdf, work.users)
     try:
         return _make_pristine(work)
     except LadderExhausted as error:
@@ -77,7 +85,7 @@ def take(work: Work) -> str:
     :raises DeviceGone: it does not answer: QEMU would hang for 65 s in the kernel.
     :raises HookError: it could not be disabled, and the policy refuses it then.
     """
-    refuse_open(work.host, work.bdf)
+    refuse_open(work.host, work.bdf, work.users)
     lethal = work.quirk.flr_lethal_while_enabled
     try:
         result = f"disabled: {reach(work, Goal.DISABLED)}"
@@ -175,16 +183,15 @@ def tidy(work: Work) -> str:
 
     :raises DeviceBusy: somebody has it after all.
     """
-    refuse_open(work.host, work.bdf)
+    refuse_open(work.host, work.bdf, work.users)
     return put_back(work)
 
 
-def refuse_open(host: Host, bdf: Bdf) -> None:
+def refuse_open(host: Host, bdf: Bdf, users: Sequence[Process]) -> None:
     """Refuse a controller that somebody has open.
 
-    :raises DeviceBusy: vfio-pci has it open already.
+    :raises DeviceBusy: vfio-pci has it open already, or *users* its group.
     """
-    users = host.vfio_users(bdf)
     if users or is_open(host, bdf, host.driver(bdf)):
         by = "".join(f", by {each}" for each in users)
         raise DeviceBusy(
@@ -202,19 +209,19 @@ def await_closed(work: Work) -> None:
     :raises DeviceBusy: somebody still has.
     """
     work.host.doing("waiting for vfio's last close")
-    while (opened := work.is_open) or work.host.vfio_users(work.bdf):
+    users = work.users
+    while (opened := work.is_open) or users:
         if work.deadline.expired:
+            by = "".join(f", by {each}" for each in users)
             raise DeviceBusy(
                 f"{work.bdf}: still open through vfio {work.deadline.elapsed:.0f} s after its"
-                f" guest ended{_by_whom(work)}: left alone",
+                f" guest ended{by}: left alone",
                 hint="its QEMU may be stuck in the kernel: look for state D in ps; the next"
                 " start, or virt-nvme-reset recover, goes on from here",
             )
         work.host.sleep(CLOSE_POLL if opened else SCAN_POLL)
-
-
-def _by_whom(work: Work) -> str:
-    return "".join(f", by {each}" for each in work.host.vfio_users(work.bdf))
+        if not opened:
+            users = work.host.vfio_users([work.bdf])[work.bdf]
 
 
 def _settle(work: Work) -> None:

@@ -1,97 +1,41 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""From argv and stdin to an exit status: one call of libvirt's qemu hook.
+"""The way in from the gate (hooks/qemu.d/50-nvme-reset): is any of this our business?
 
-The gate (hooks/qemu.d/50-nvme-reset) has let the domain through. Here errors become what libvirt
-understands: a status, one line on stderr, and the journal. stdout stays empty, for libvirt would
-take it for the domain's XML (src/util/virhook.c, 9.0).
+Most guests with a host device have a GPU or a network card, and five calls a life. For them no
+more is loaded than it takes to see that; what a call comes to is ``call``'s.
 """
 
-import logging
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from . import lifecycle
 from .domain import Domain, parse
-from .errors import HookError
-from .host import Host
+from .errors import BadDomain
 
-log = logging.getLogger(__name__)
-
-IDENTIFIER = "virt-nvme-reset"
+if TYPE_CHECKING:
+    from .host import Host
 
 
-def main(argv: Sequence[str], xml: bytes, host: Host | None = None) -> int:
+def main(argv: Sequence[str], xml: bytes, host: "Host | None" = None) -> int:
     """Carry out one hook call; return the exit status.
 
     :param argv: script, domain name, operation, sub-operation, extra; fewer are no error.
     :param xml: the domain as libvirt gave it on stdin.
     :param host: another machine than this one.
     """
-    operation, suboperation = (*argv[2:4], "", "")[:2]
-    handler = lifecycle.HANDLERS.get((operation, suboperation))
-    if handler is None:
-        return 0
-    with _journal(operation, host) as fields:
-        try:
-            domain = parse(xml)
-            fields["DOMAIN_UUID"] = domain.uuid
-            _handle(handler, domain, host)
+    domain = _read(xml)
+    if host is None and isinstance(domain, Domain):
+        from .linux.glance import concerns_us
+
+        if not concerns_us(domain.uuid, domain.candidates):
             return 0
-        except HookError as error:
-            return _failed(operation, error)
-        except Exception as error:
-            log.debug("traceback", exc_info=True)
-            what = f"{type(error).__name__}: {error}"
-            return _failed(operation, HookError(f"{IDENTIFIER}: internal error: {what}"))
+    from .call import carry_out
+
+    operation, suboperation = (*argv[2:4], "", "")[:2]
+    return carry_out(operation, suboperation, domain, host)
 
 
-def _handle(handler: lifecycle.Handler, domain: Domain, host: Host | None) -> None:
-    if host is None:
-        from .linux.host import LinuxHost
-
-        host = LinuxHost()
-    handler(host, domain)
-
-
-def _failed(operation: str, error: HookError) -> int:
-    """Say what is wrong; only where libvirt asks us may that stop a guest."""
-    what = f"{error.message} (hint: {error.hint})" if error.hint else error.message
-    log.error("%s failed: %s", operation, what)
-    if operation not in lifecycle.MAY_REFUSE:
-        return 0
-    # None if it is closed; print() would then take stdout.
-    if sys.stderr is not None:
-        print(*_lines(error), sep="\n", file=sys.stderr, flush=True)
-    return error.exit_status
-
-
-def _lines(error: HookError) -> Iterator[str]:
-    """What virsh shows the user: each thing on one line, whatever is in it."""
-    yield _one_line(error.message)
-    if error.hint:
-        yield f"  hint: {_one_line(error.hint)}"
-
-
-def _one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
-
-
-@contextmanager
-def _journal(operation: str, host: Host | None) -> Iterator[dict[str, object]]:
-    """Send the package's log to the journal for as long as this lasts; a simulation's nowhere."""
-    package = logging.getLogger(__package__)
-    if host is not None:
-        yield {}
-        return
-    from .linux.journald import JournalHandler
-
-    handler = JournalHandler({"OPERATION": operation})
-    package.addHandler(handler)
-    package.setLevel(logging.INFO)
-    package.propagate = False
+def _read(xml: bytes) -> Domain | BadDomain:
     try:
-        yield handler.fields
-    finally:
-        package.removeHandler(handler)
-        handler.close()
+        return parse(xml)
+    except BadDomain as error:
+        return error

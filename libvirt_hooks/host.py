@@ -5,7 +5,7 @@ Two implementations: ``linux.host.LinuxHost`` and ``simulator.host.SimHost``. At
 values and errors are those of the kernel's sysfs (Documentation/ABI/testing/sysfs-bus-pci).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -90,6 +90,9 @@ class Host(Protocol):
 
     def functions(self) -> Sequence[Bdf]:
         """Every PCI function of the machine, in order."""
+
+    def neighbours(self, bdf: Bdf) -> Sequence[Bdf]:
+        """Every other function on the same bus, in order: what a reset of the bus would hit."""
 
     def read_attr(self, bdf: Bdf, name: str) -> str | None:
         """Read a sysfs attribute of a function, without the newline at its end.
@@ -180,8 +183,8 @@ class Host(Protocol):
         May block in the kernel as long as a disk does: for a job.
         """
 
-    def vfio_users(self, bdf: Bdf) -> Sequence[Process]:
-        """Who has the function's vfio group or cdev open."""
+    def vfio_users(self, bdfs: Sequence[Bdf]) -> Mapping[Bdf, Sequence[Process]]:
+        """Who has the vfio group or cdev of each of these open; looks at every process, once."""
 
     def qemu_runs(self, uuid: str) -> bool:
         """Is there a QEMU process for the guest with this uuid?"""

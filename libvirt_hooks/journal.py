@@ -114,6 +114,7 @@ class Undo:
     def __init__(self, host: Host, bdf: Bdf) -> None:
         self._host = host
         self._name = str(bdf)
+        self._known: Mapping[str, object] | None = None
 
     def original(self, attribute: str) -> str | None:
         """Return what *attribute* said before we first wrote it, None if we did not."""
@@ -134,10 +135,14 @@ class Undo:
             self._store(left)
 
     def _content(self) -> Mapping[str, object]:
-        return store.load(self._host, JOURNAL, self._name) or {}
+        if self._known is None:
+            self._known = store.load(self._host, JOURNAL, self._name) or {}
+        return self._known
 
     def _store(self, content: Mapping[str, object]) -> None:
+        self._known = None  # until it is written: who fails here must not believe it is
         if content:
             store.save(self._host, JOURNAL, self._name, content)
         else:
             self._host.records.drop(JOURNAL, self._name)
+        self._known = content

@@ -41,9 +41,10 @@ def on_prepare(host: Host, domain: Domain) -> None:
         return
     if domain.policy_error is not None:
         raise domain.policy_error
-    operation = Operation.begin(host, policy.load(host, domain.policy))
+    bdfs = [each.bdf for each in concerned]
+    operation = Operation.begin(host, policy.load(host, domain.policy), bdfs)
     operation.each(left, custody.tidy)
-    facts = survey(operation, domain.uuid, [each.bdf for each in concerned], domain.policy.expected)
+    facts = survey(operation, domain.uuid, bdfs, domain.policy.expected)
     for each in facts:
         _admit(each, operation.policy.mode)
     idle = [each.bdf for each in facts if each.driver in (None, VFIO_PCI) and each.owner is None]
@@ -61,10 +62,10 @@ def on_start(host: Host, domain: Domain) -> None:
     bdfs = _on_vfio(host, _controllers(host, domain))
     if not bdfs:
         return
-    operation = Operation.begin(host, _believed(host, domain))
+    operation = Operation.begin(host, _believed(host, domain), bdfs)
     if operation.policy.mode is Mode.ENFORCE:
         for bdf in bdfs:
-            custody.refuse_open(host, bdf)
+            custody.refuse_open(host, bdf, operation.users[bdf])
         journal.claim(host, domain.uuid, bdfs)
         raise_first(operation.each(bdfs, custody.take))
     elif operation.policy.mode is Mode.OBSERVE:
@@ -75,7 +76,7 @@ def on_stopped(host: Host, domain: Domain) -> None:
     """Clean what the guest had; only with a record, for a failed start brings us here too."""
     owned, left = _owned(host, domain), _left_by_dead_hooks(host, domain)
     if owned or left:
-        operation = Operation.begin(host, _believed(host, domain))
+        operation = Operation.begin(host, _believed(host, domain), [*owned, *left])
         operation.each([*owned, *left], custody.give_back)
         if owned:
             # Libvirt gives the controllers back now: the record says that it is still at it.
@@ -89,7 +90,7 @@ def on_release(host: Host, domain: Domain) -> None:
     owned, left = _owned(host, domain), _left_by_dead_hooks(host, domain)
     results: Results = {}
     if owned or left:
-        operation = Operation.begin(host, _believed(host, domain))
+        operation = Operation.begin(host, _believed(host, domain), [*owned, *left])
         results = operation.each([*owned, *left], custody.verify)
     elif journal.owner(host, domain.uuid) is None:
         _observe(host, domain, "release")
@@ -102,7 +103,7 @@ def on_reconnect(host: Host, domain: Domain) -> None:
     bdfs = _on_vfio(host, _controllers(host, domain))
     if not bdfs:
         return
-    operation = Operation.begin(host, _believed(host, domain))
+    operation = Operation.begin(host, _believed(host, domain), bdfs)
     if operation.policy.mode is Mode.ENFORCE:
         journal.claim(host, domain.uuid, bdfs)
         operation.each(bdfs, custody.refresh)

@@ -173,7 +173,7 @@ def observe(host: Host, bdf: Bdf, quirk: Quirk, offered: str | None = None) -> O
         reset_methods=None if methods is None else tuple(methods.split()),
         offered=tuple((offered if offered is not None else methods or "").split()),
         virtual_functions=number(host.read_attr(bdf, "sriov_numvfs")),
-        neighbours=neighbours(host, bdf),
+        neighbours=tuple(host.neighbours(bdf)),
         port=host.port(bdf),
         slot=host.slot(bdf),
         registers=registers,
@@ -195,17 +195,12 @@ def _absent(host: Host, bdf: Bdf, quirk: Quirk) -> Observation:
         reset_methods=None,
         offered=(),
         virtual_functions=0,
-        neighbours=neighbours(host, bdf),
+        neighbours=tuple(host.neighbours(bdf)),
         port=None,
         slot=host.slot(bdf),
         registers=None,
         unreadable="there is no such PCI function any more",
     )
-
-
-def neighbours(host: Host, bdf: Bdf) -> tuple[Bdf, ...]:
-    """Every other function on the same bus."""
-    return tuple(each for each in host.functions() if bdf.same_bus(each) and each != bdf)
 
 
 def is_open(host: Host, bdf: Bdf, driver: str | None) -> bool:

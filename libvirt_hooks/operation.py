@@ -14,6 +14,7 @@ from .deadline import Deadline
 from .errors import BadRecord, HookError, Stuck
 from .host import Host
 from .policy import Policy
+from .snapshot import Process
 from .telling import about
 
 log = logging.getLogger(__name__)
@@ -28,17 +29,19 @@ class Operation:
     host: Host
     policy: Policy
     deadline: Deadline
+    users: Mapping[Bdf, Sequence[Process]]
+    """Who had the vfio group or cdev of each open when it began: a look at every process."""
 
     @classmethod
-    def begin(cls, host: Host, policy: Policy) -> Self:
-        """Begin now: the deadline runs."""
+    def begin(cls, host: Host, policy: Policy, bdfs: Sequence[Bdf]) -> Self:
+        """Begin now, on these controllers: the deadline runs."""
         deadline = Deadline(host.monotonic, policy.deadline, policy.deadline_cap)
-        return cls(host, policy, deadline)
+        return cls(host, policy, deadline, host.vfio_users(bdfs))
 
     @classmethod
-    def patient(cls, host: Host, policy: Policy) -> Self:
+    def patient(cls, host: Host, policy: Policy, bdfs: Sequence[Bdf]) -> Self:
         """Begin one that only a person waits for: it has all the time that any may have."""
-        return cls.begin(host, replace(policy, deadline=policy.deadline_cap))
+        return cls.begin(host, replace(policy, deadline=policy.deadline_cap), bdfs)
 
     def each(self, bdfs: Sequence[Bdf], task: Task) -> Results:
         """Do *task* on all of them at once, and tell what came of it."""
@@ -53,7 +56,8 @@ class Operation:
         return results
 
     def _job(self, task: Task, bdf: Bdf) -> str:
-        return custody.job(task, self.host, self.policy, self.deadline, bdf)
+        users = self.users.get(bdf, ())
+        return custody.job(task, self.host, bdf, self.policy, self.deadline, users)
 
     def _mark_stuck(self, bdf: Bdf, stuck: Stuck) -> None:
         try:

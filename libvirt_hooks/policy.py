@@ -10,14 +10,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import quirks
 from .bdf import Bdf
 from .errors import BadPolicy
-from .host import Host
 from .identity import Expected
 from .quirks import Quirk
+
+if TYPE_CHECKING:
+    from .host import Host
 
 PATH = "/etc/virt-nvme-reset.toml"
 
@@ -142,7 +144,7 @@ class Policy:
 _NO_CHANGE = Drive()
 
 
-def load(host: Host, guest: GuestPolicy = SILENT) -> Policy:
+def load(host: "Host", guest: GuestPolicy = SILENT) -> Policy:
     """Read the host's policy and lay the guest's own values over it.
 
     :raises BadPolicy: the file is there and cannot be believed, or the guest contradicts it.

@@ -34,7 +34,7 @@ def recover_all(host: Host, policy: Policy) -> Iterator[str | HookError]:
     in_use = {bdf for each in owners if each not in orphans for bdf in each.bdfs}
     lost = {bdf for each in orphans for bdf in each.bdfs if host.read_attr(bdf, "class")}
     wanted = sorted((lost | set(journal.journaled(host))) - in_use)
-    results = Operation.patient(host, policy).each(wanted, custody.verify)
+    results = Operation.patient(host, policy, wanted).each(wanted, custody.verify)
     for bdf, result in results.items():
         yield _told(host, bdf, result)
     for orphan in orphans:
@@ -53,7 +53,7 @@ def recover_one(host: Host, policy: Policy, bdf: Bdf) -> str:
 
     :raises HookError: it is in use, or nothing brought it back.
     """
-    operation = Operation.patient(host, policy)
+    operation = Operation.patient(host, policy, [bdf])
     owner = next((each for each in journal.owners(host) if bdf in each.bdfs), None)
     if owner is not None and journal.is_running(host, owner):
         raise DeviceBusy(

@@ -7,7 +7,7 @@ drivers/pci/{remove,probe,pci-sysfs}.c, drivers/base/bus.c (drivers_autoprobe), 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from errno import ENOENT
 
 from . import pci
@@ -34,7 +34,7 @@ def reenumerate(work: Work, step: Reenumerate) -> None:
     :raises SysfsError: the kernel refused a write.
     """
     _remember(work)
-    with _probes_held(work) if _has_a_choice(work) else nullcontext():
+    with _probes_held(work):
         if step.slot is not None:
             work.undo.keep(SLOT, step.slot)
             _slot_power(work, step.slot, "0")
@@ -43,7 +43,7 @@ def reenumerate(work: Work, step: Reenumerate) -> None:
             work.host.write_attr(work.bdf, "remove", "1")
         if step.port is not None:
             _reset_secondary_bus(work, step.port)
-        finish(work)
+        _find(work)
 
 
 def is_due(work: Work) -> bool:
@@ -56,17 +56,8 @@ def finish(work: Work) -> None:
 
     What is found no more stays journaled, for the next who looks for it.
     """
-    undo = work.undo
-    slot = undo.original(SLOT)
-    if slot is not None:
-        if not work.present:
-            _slot_power(work, slot, "1")
-        undo.forget(SLOT)
-    if not work.present:
-        work.host.rescan(work.bdf)
-    if work.present:
-        _rebind(work)
-        undo.forget(PORT, DRIVER, OVERRIDE)
+    with _probes_held(work):
+        _find(work)
 
 
 def give_up(work: Work) -> None:
@@ -88,6 +79,20 @@ def override(work: Work) -> str:
     return "" if text == "(null)" else text
 
 
+def _find(work: Work) -> None:
+    undo = work.undo
+    slot = undo.original(SLOT)
+    if slot is not None:
+        if not work.present:
+            _slot_power(work, slot, "1")
+        undo.forget(SLOT)
+    if not work.present:
+        work.host.rescan(work.bdf)
+    if work.present:
+        _rebind(work)
+        undo.forget(PORT, DRIVER, OVERRIDE)
+
+
 def _remember(work: Work) -> None:
     if not work.present:
         return
@@ -101,10 +106,6 @@ def _remember(work: Work) -> None:
         work.undo.keep(RESET_METHOD, methods)
 
 
-def _has_a_choice(work: Work) -> bool:
-    return bool(work.undo.original(DRIVER) or work.undo.original(OVERRIDE))
-
-
 def _rebind(work: Work) -> None:
     before, driver = work.undo.original(OVERRIDE) or "", work.undo.original(DRIVER)
     if work.driver is None and driver is not None:
@@ -116,7 +117,14 @@ def _rebind(work: Work) -> None:
 
 @contextmanager
 def _probes_held(work: Work) -> Iterator[None]:
-    """Keep drivers from binding by themselves, on the whole machine, for as long as this lasts."""
+    """Keep drivers from binding by themselves for as long as this lasts.
+
+    On the whole machine: there is no other switch. So only where another driver than the kernel's
+    choice is due.
+    """
+    if not (work.undo.original(DRIVER) or work.undo.original(OVERRIDE)):
+        yield
+        return
     with work.host.lock(AUTOPROBE, max(work.deadline.left, 0.0)):
         if work.host.read_bus(AUTOPROBE) == "1":
             work.undo.keep(AUTOPROBE, "1")

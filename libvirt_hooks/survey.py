@@ -56,7 +56,7 @@ def survey(
                 owner=journal.other_owner(host, uuid, bdf),
                 virtual_functions=number(host.read_attr(bdf, "sriov_numvfs")),
                 denied=operation.policy.denied(bdf, vendor, device),
-                users=tuple(host.vfio_users(bdf)),
+                users=tuple(operation.users.get(bdf, ())),
                 uses=used.get(bdf, ()),
                 dead=_dead(host, bdf),
                 stuck=marks.stuck(host, bdf) or unanswered.get(bdf),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Work: one controller, locked, and all that working on it needs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from .journal import Undo
 from .observe import VFIO_PCI, is_open, number
 from .policy import GuardChoice, Policy
 from .quirks import Quirk
+from .snapshot import Process
 
 LOCK_TIMEOUT = 5.0
 """Seconds: what another hook does to one controller is mostly done in 0.2 s."""
@@ -28,6 +29,8 @@ class Work:
     policy: Policy
     deadline: Deadline
     undo: Undo
+    users: Sequence[Process] = ()
+    """Who had its vfio group or cdev open when the operation began."""
 
     @property
     def ids(self) -> tuple[int, int]:
@@ -74,7 +77,9 @@ class Work:
 
 
 @contextmanager
-def locked(host: Host, bdf: Bdf, policy: Policy, deadline: Deadline) -> Iterator[Work]:
+def locked(
+    host: Host, bdf: Bdf, policy: Policy, deadline: Deadline, users: Sequence[Process]
+) -> Iterator[Work]:
     """Work on one controller, and have nobody else do so meanwhile.
 
     :raises DeviceBusy: another hook kept the lock, or a process of one is stuck with it.
@@ -87,4 +92,4 @@ def locked(host: Host, bdf: Bdf, policy: Policy, deadline: Deadline) -> Iterator
         )
     host.doing("waiting for another hook to finish with it")
     with host.lock(bdf, min(LOCK_TIMEOUT, max(deadline.left, 0.0))):
-        yield Work(host, bdf, policy, deadline, Undo(host, bdf))
+        yield Work(host, bdf, policy, deadline, Undo(host, bdf), users)

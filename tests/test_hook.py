@@ -14,7 +14,9 @@ import pytest
 
 from libvirt_hooks import hook, lifecycle
 from libvirt_hooks.bdf import Bdf
+from libvirt_hooks.domain import Controller
 from libvirt_hooks.errors import HookError
+from libvirt_hooks.linux.glance import concerns_us
 from libvirt_hooks.simulator.domain_xml import Assigned, domain_xml
 from libvirt_hooks.simulator.host import SimHost
 
@@ -271,3 +273,45 @@ def test_only_prepare_and_start_may_refuse(
 def test_main_knows_no_other_operation() -> None:
     for arguments in (["hook"], ["hook", "guest"], ["hook", "guest", "attach", "begin", "-"]):
         assert hook.main(arguments, b"not XML", SimHost()) == 0
+
+
+HERE = Bdf.parse("0000:01:00.0")
+
+
+@pytest.mark.parametrize(
+    ("class_code", "disk", "record", "expected"),
+    [
+        pytest.param("0x010802", False, "", True, id="an NVMe controller"),
+        pytest.param("0x030000", False, "", False, id="a GPU"),
+        pytest.param("0x030000", True, "", True, id="an NVMe disk, whatever is there"),
+        pytest.param("", False, "", True, id="nothing is there: worth a warning"),
+        pytest.param("0x030000", False, f"owners/{UUID}", True, id="it owns something"),
+        pytest.param("0x030000", False, f"journal/{HERE}", True, id="something is to be put back"),
+    ],
+)
+def test_a_glance(tmp_path: Path, class_code: str, disk: bool, record: str, expected: bool) -> None:
+    if class_code:
+        (tmp_path / str(HERE)).mkdir()
+        (tmp_path / str(HERE) / "class").write_text(f"{class_code}\n")
+    if record:
+        (tmp_path / record).parent.mkdir()
+        (tmp_path / record).touch()
+    candidates = [Controller(HERE, True, "disk" if disk else "hostdev")]
+    assert concerns_us(UUID, candidates, str(tmp_path), str(tmp_path)) is expected
+
+
+def test_a_guest_with_a_gpu_loads_neither_engine_nor_logging() -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from libvirt_hooks import hook;"
+        "sys.exit(hook.main(['hook', 'guest', 'prepare', 'begin', '-'], sys.stdin.buffer.read()))"
+    )
+    usb = (ROOT / "tests" / "data" / "usb-only.xml").read_bytes()
+    result = subprocess.run(
+        ["/usr/bin/python3", "-I", "-X", "importtime", "-c", script, str(ROOT)],
+        input=usb,
+        capture_output=True,
+        check=True,
+    )
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.decode().splitlines()}
+    assert "libvirt_hooks.linux.glance" in loaded
+    assert not {"libvirt_hooks.lifecycle", "libvirt_hooks.call", "logging", "json"} & loaded

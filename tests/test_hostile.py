@@ -17,8 +17,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from libvirt_hooks import hook, journal, lifecycle, marks, recovery
+from libvirt_hooks import journal, lifecycle, marks, recovery
 from libvirt_hooks.bdf import Bdf
+from libvirt_hooks.call import _lines
 from libvirt_hooks.domain import parse
 from libvirt_hooks.errors import BadDomain, BadRecord, HookError
 from libvirt_hooks.policy import Policy
@@ -336,7 +337,7 @@ def test_whatever_is_on_stdin_only_bad_domain_is_raised(data: bytes) -> None:
 @example("fake\n0000:01:00.0: pristine")
 def test_no_line_of_an_error_can_be_forged(text: str) -> None:
     tally.tried(tally.HOSTILE)
-    lines = list(hook._lines(HookError(text, hint=text)))
+    lines = list(_lines(HookError(text, hint=text)))
     assert len(lines) == 2
     assert all(line.isprintable() for line in lines)
 

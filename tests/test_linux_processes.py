@@ -71,7 +71,8 @@ def test_vfio_users(
     for number, target in enumerate(targets):
         tree.link(f"proc/42/fd/{number}", target)
     expected = (Process(42, "qemu-system-x86"),) if found else ()
-    assert vfio_users(nodes, str(tree.proc)) == expected
+    wanted = {NVME: nodes, OTHER: ("/dev/vfio/99",)}
+    assert vfio_users(wanted, str(tree.proc)) == {NVME: expected, OTHER: ()}
 
 
 def test_vfio_users_passes_by_what_it_may_not_see(
@@ -81,7 +82,15 @@ def test_vfio_users_passes_by_what_it_may_not_see(
         raise PermissionError
 
     monkeypatch.setattr(os, "readlink", refuse)
-    assert vfio_users(("/dev/null",), str(tree.proc)) == ()
+    assert vfio_users({NVME: ("/dev/null",)}, str(tree.proc)) == {NVME: ()}
+
+
+def test_nobody_is_looked_at_for_a_function_without_nodes(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.process(42, "qemu-system-x86")
+    monkeypatch.setattr(os, "readlink", lambda *_, **__: pytest.fail("nobody asked"))
+    assert vfio_users({NVME: ()}, str(tree.proc)) == {NVME: ()}
 
 
 def test_vfio_nodes(tree: Tree) -> None:
@@ -112,18 +121,24 @@ def test_qemu_runs(tree: Tree, arguments: tuple[str, ...], found: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("comm", "state", "expected"),
+    ("comm", "states", "expected"),
     [
         pytest.param("qemu", "S", 4321, id="sleeping"),
         pytest.param("qemu", "D", 4321, id="stuck in the kernel"),
         pytest.param("a) Z 1 (b", "R", 4321, id="a name like the rest of the line"),
         pytest.param("qemu", "Z", None, id="a zombie"),
         pytest.param("qemu", "X", None, id="dead"),
+        pytest.param("qemu", "ZD", 4321, id="killed, but a thread is stuck in the kernel"),
+        pytest.param("qemu", "ZX", None, id="killed, all its threads"),
     ],
 )
-def test_start_time(tree: Tree, comm: str, state: str, expected: int | None) -> None:
+def test_start_time(tree: Tree, comm: str, states: str, expected: int | None) -> None:
     proc = str(tree.proc)
-    tree.write("proc/42/stat", STAT.format(pid=42, comm=comm, state=state, started=4321) + "\n")
+    for tid, state in enumerate(states, 42):
+        line = STAT.format(pid=tid, comm=comm, state=state, started=4321) + "\n"
+        tree.write(f"proc/42/task/{tid}/stat", line)
+        if tid == 42:
+            tree.write("proc/42/stat", line)
     assert start_time(42, proc) == expected
     assert runs(42, 4321, proc) == (expected is not None)
     assert not runs(42, 4322, proc)
@@ -176,4 +191,5 @@ def test_a_real_command_line(tmp_path: Path) -> None:
 def test_what_we_have_open_is_found() -> None:
     with open("/dev/null", "rb"):
         assert any(target == "/dev/null" for _, target in opened(os.getpid()))
-        assert os.getpid() in [user.pid for user in vfio_users(("/dev/null",))]
+        users = vfio_users({NVME: ("/dev/null",)})[NVME]
+        assert os.getpid() in [user.pid for user in users]

@@ -352,3 +352,71 @@ def test_an_interrupt_of_the_hook_ends_its_workers(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGALRM, before)
     assert not any(running(int((tmp_path / str(bdf)).read_text())) for bdf in (A, B))
+
+
+MANY = [Bdf(0, bus, 0, 0) for bus in range(1, 3 * workers.MOST + 2)]
+
+
+def test_many_controllers_share_a_few_workers() -> None:
+    def job(bdf: Bdf) -> str:
+        time.sleep(0.05)
+        return f"{bdf} {os.getpid()}"
+
+    outcomes = each(MANY, job)
+    assert list(outcomes) == MANY
+    assert all(str(outcome).startswith(f"{bdf} ") for bdf, outcome in outcomes.items())
+    assert len({str(outcome).split()[1] for outcome in outcomes.values()}) == workers.MOST
+
+
+def test_few_controllers_share_none() -> None:
+    outcomes = each(MANY[: workers.MOST], lambda _: str(os.getpid()))
+    assert len(set(outcomes.values())) == workers.MOST
+
+
+def test_who_shared_a_worker_with_one_that_killed_it_is_done_again(tmp_path: Path) -> None:
+    culprit = MANY[0]
+
+    def job(bdf: Bdf) -> str:
+        (tmp_path / f"{bdf}.{os.getpid()}").touch()
+        if bdf == culprit:
+            doing("read a register")
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.2 * (bdf in MANY[:: workers.MOST]))  # its companions are not done yet
+        return "fine"
+
+    outcomes = each(MANY, job)
+    assert str(outcomes.pop(culprit)) == (
+        "0000:01:00.0: worker killed by signal 9 (Killed) while read a register"
+    )
+    assert set(outcomes.values()) == {"fine"}
+    assert len(list(tmp_path.glob(f"{culprit}.*"))) == 2
+    assert len(list(tmp_path.glob(f"{MANY[1]}.*"))) == 1
+
+
+def test_words_of_companions_are_told_apart() -> None:
+    def job(bdf: Bdf) -> str:
+        doing(f"step of {bdf}")
+        if bdf == MANY[0]:
+            raise Refused(f"{bdf}: no")
+        if bdf == MANY[workers.MOST]:
+            time.sleep(60)
+        return "x" * 60_000
+
+    outcomes = each(MANY, job, 0.3)
+    assert isinstance(outcomes[MANY[0]], Refused)
+    stuck = outcomes[MANY[workers.MOST]]
+    assert isinstance(stuck, Stuck)
+    assert f": step of {MANY[workers.MOST]}: not done since" in str(stuck)
+    assert outcomes[MANY[2 * workers.MOST]] == "x" * 60_000
+
+
+def test_a_time_that_one_asks_for_is_its_companions_too() -> None:
+    def job(bdf: Bdf) -> str:
+        if bdf == MANY[0]:
+            extend(5.0)
+        time.sleep(0.1 + workers.OVERTIME + 0.4)
+        return "fine"
+
+    outcomes = each(MANY, job, 0.1)
+    assert outcomes[MANY[workers.MOST]] == "fine"
+    assert isinstance(outcomes[MANY[1]], Stuck)

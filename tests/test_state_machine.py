@@ -166,6 +166,7 @@ class World(RuleBasedStateMachine):
                         self.host.write_attr(bdf, "driver/unbind", str(bdf))
                     self.host.write_bus("drivers_probe", str(bdf))
         self.before = {bdf: self._settings(bdf) for bdf in DRIVES if self._present(bdf)}
+        self.host.trace.clear()
 
     @rule(bdf=st.sampled_from(DRIVES))
     def recover_by_name(self, bdf: Bdf) -> None:
@@ -199,6 +200,8 @@ class World(RuleBasedStateMachine):
             assert (dev.driver_override or "") == override
             if dev.driver == "vfio-pci":
                 assert dev.control == "auto"
+            # A guest's disk does not appear on the host for a moment.
+            assert self.managed[bdf] or "driver=nvme" not in host.texts(bdf)
 
     @invariant()
     def _nothing_is_broken(self) -> None:

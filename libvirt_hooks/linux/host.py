@@ -5,7 +5,7 @@ It decides nothing. Sources: Documentation/ABI/testing/sysfs-bus-pci; random(4) 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from .. import host
@@ -41,6 +41,7 @@ class LinuxHost(Sysfs):
         self._policy = policy
         self._run = run
         self._records = RunRecords(run)
+        self._boot_id = ""
 
     @property
     def records(self) -> host.Records:
@@ -69,8 +70,10 @@ class LinuxHost(Sysfs):
 
     def boot_id(self) -> str:
         """See Host.boot_id."""
-        with open(BOOT_ID, encoding="ascii") as boot_id:
-            return boot_id.read().strip()
+        if not self._boot_id:
+            with open(BOOT_ID, "rb", buffering=0) as boot_id:
+                self._boot_id = boot_id.read().decode().strip()
+        return self._boot_id
 
     def registers(self, bdf: Bdf) -> AbstractContextManager[host.Registers]:
         """See Host.registers. Use it in a worker: SIGBUS is what a revoked mapping answers."""
@@ -88,9 +91,9 @@ class LinuxHost(Sysfs):
         """See Host.claimed."""
         return usage.claimed(bdf)
 
-    def vfio_users(self, bdf: Bdf) -> Sequence[Process]:
+    def vfio_users(self, bdfs: Sequence[Bdf]) -> Mapping[Bdf, Sequence[Process]]:
         """See Host.vfio_users."""
-        return processes.vfio_users(processes.vfio_nodes(bdf, self._devices))
+        return processes.vfio_users({bdf: processes.vfio_nodes(bdf, self._devices) for bdf in bdfs})
 
     def qemu_runs(self, uuid: str) -> bool:
         """See Host.qemu_runs."""

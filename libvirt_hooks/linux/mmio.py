@@ -8,6 +8,7 @@ a worker and for short. Sources: drivers/pci/pci-sysfs.c (pci_mmap_resource), ke
 """
 
 import errno
+import mmap
 import os
 import sys
 from collections.abc import Iterator
@@ -61,9 +62,6 @@ def map_registers(path: str, who: object) -> Iterator[MappedRegisters]:
     :param who: the BDF, for messages.
     :raises RegistersUnreadable: the kernel will not have it.
     """
-    # Mapping is the rarer half of a hook's work: a guest without a free NVMe never gets here.
-    import mmap
-
     try:
         fd = os.open(path, os.O_RDWR | os.O_SYNC | os.O_CLOEXEC)
     except OSError as error:

@@ -6,7 +6,7 @@ and device_cdev.c for the nodes, v6.6; libvirt src/qemu/qemu_command.c for `-uui
 """
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from ..bdf import Bdf
 from ..snapshot import Process
@@ -64,22 +64,30 @@ def vfio_nodes(bdf: Bdf, devices: str = DEVICES) -> tuple[str, ...]:
     return (f"/dev/vfio/{group}", f"/dev/vfio/noiommu-{group}", *found)
 
 
-def vfio_users(nodes: Collection[str], proc: str = PROC) -> tuple[Process, ...]:
-    """Tell who has one of these nodes open, by pid.
+def vfio_users(
+    nodes: Mapping[Bdf, Collection[str]], proc: str = PROC
+) -> dict[Bdf, tuple[Process, ...]]:
+    """Tell who has one of each function's nodes open, by pid. One walk for all of them.
 
     One that is exiting has none any more, though the kernel may still be closing them.
     """
+    wanted = {node for each in nodes.values() for node in each}
+    users = [(pid, found) for pid in pids(proc) if (found := _has_open(pid, wanted, proc))]
+    return {
+        bdf: tuple(process(pid, proc) for pid, found in users if not found.isdisjoint(each))
+        for bdf, each in nodes.items()
+    }
+
+
+def _has_open(pid: int, nodes: Collection[str], proc: str) -> set[str]:
     if not nodes:
-        return ()
-    return tuple(process(pid, proc) for pid in pids(proc) if _has_open(pid, nodes, proc))
-
-
-def _has_open(pid: int, nodes: Collection[str], proc: str) -> bool:
+        return set()
     try:
         # libvirt takes a node out of the guest's /dev while the guest still has it open.
-        return any(target.removesuffix(" (deleted)") in nodes for _, target in opened(pid, proc))
+        targets = {target.removesuffix(" (deleted)") for _, target in opened(pid, proc)}
     except PermissionError:
-        return False
+        return set()
+    return targets.intersection(nodes)
 
 
 def qemu_runs(uuid: str, proc: str = PROC) -> bool:
@@ -94,13 +102,25 @@ def qemu_runs(uuid: str, proc: str = PROC) -> bool:
 def start_time(pid: int, proc: str = PROC) -> int | None:
     """Return when a process started, in clock ticks since boot; None if it does not run.
 
-    With the pid it names a process for as long as the host is up. A zombie does not run.
+    With the pid it names a process for as long as the host is up. A zombie does not run, but the
+    first thread is one, too, when the process was killed and another thread is still in the kernel.
     """
-    # The name in parentheses may itself hold spaces and parentheses; nothing after it does.
-    fields = text(f"{proc}/{pid}/stat").rpartition(")")[2].split()
-    if len(fields) < 20 or fields[0] in ("Z", "X", "x"):
+    fields = _stat(f"{proc}/{pid}/stat")
+    if len(fields) < 20:
+        return None
+    threads = names(f"{proc}/{pid}/task")
+    if not any(_lives(_stat(f"{proc}/{pid}/task/{tid}/stat")) for tid in threads):
         return None
     return int(fields[19])
+
+
+def _stat(path: str) -> list[str]:
+    # The name in parentheses may itself hold spaces and parentheses; nothing after it does.
+    return text(path).rpartition(")")[2].split()
+
+
+def _lives(fields: list[str]) -> bool:
+    return bool(fields) and fields[0] not in ("Z", "X", "x")
 
 
 def runs(pid: int, started: int, proc: str = PROC) -> bool:

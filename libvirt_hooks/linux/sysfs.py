@@ -38,13 +38,21 @@ class Sysfs:
 
     def functions(self) -> Sequence[Bdf]:
         """See Host.functions."""
+        return sorted(bdf for bdf in map(_parse, self._entries()) if bdf is not None)
+
+    def neighbours(self, bdf: Bdf) -> Sequence[Bdf]:
+        """See Host.neighbours."""
+        bus = f"{bdf.domain:04x}:{bdf.bus:02x}:"
+        found = (_parse(entry) for entry in self._entries() if entry.startswith(bus))
+        return sorted(each for each in found if each is not None and each != bdf)
+
+    def _entries(self) -> list[str]:
         try:
-            entries = os.listdir(self._devices)
+            return os.listdir(self._devices)
         except FileNotFoundError:  # a machine without a PCI bus
-            return ()
+            return []
         except OSError as error:
             raise _refused(self._devices, "listing PCI functions", error) from error
-        return sorted(bdf for bdf in map(_parse, entries) if bdf is not None)
 
     def read_attr(self, bdf: Bdf, name: str) -> str | None:
         """See Host.read_attr."""

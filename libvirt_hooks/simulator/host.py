@@ -6,7 +6,7 @@ usage.py. What the drive does: function.py, controller.py. Here: the way in, and
 under test may break.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from errno import EINTR, EINVAL, ENOENT, EPERM, errorcode
 from os import strerror
@@ -159,6 +159,10 @@ class SimHost(Host):
     def functions(self) -> Sequence[Bdf]:
         """See Host. Root ports are there too."""
         return sorted([*self.machine.devices, *self.machine.bridges])
+
+    def neighbours(self, bdf: Bdf) -> Sequence[Bdf]:
+        """See Host."""
+        return [each for each in self.functions() if each.same_bus(bdf) and each != bdf]
 
     def read_attr(self, bdf: Bdf, name: str) -> str | None:
         """See Host."""
@@ -345,10 +349,10 @@ class SimHost(Host):
         self._workers.enter()
         return usage.claimed(self.machine, bdf)
 
-    def vfio_users(self, bdf: Bdf) -> Sequence[Process]:
+    def vfio_users(self, bdfs: Sequence[Bdf]) -> Mapping[Bdf, Sequence[Process]]:
         """See Host. One that is exiting has no descriptors any more."""
         self._workers.enter()
-        return usage.vfio_users(self.machine, bdf)
+        return {bdf: usage.vfio_users(self.machine, bdf) for bdf in bdfs}
 
     def qemu_runs(self, uuid: str) -> bool:
         """See Host."""

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The facts that admission gets: what is asked once, what twice, and what nobody could find out."""
+
+from collections.abc import Callable
+
+import pytest
+
+from libvirt_hooks import journal
+from libvirt_hooks.admission import Facts
+from libvirt_hooks.bdf import Bdf
+from libvirt_hooks.errors import HookError, Stuck
+from libvirt_hooks.identity import Expected
+from libvirt_hooks.operation import Operation
+from libvirt_hooks.policy import Policy
+from libvirt_hooks.simulator.host import SimHost
+from libvirt_hooks.simulator.life import UUID
+from libvirt_hooks.simulator.models import SM951
+from libvirt_hooks.snapshot import Handle, Process, Snapshot
+from libvirt_hooks.survey import survey
+
+from .lives import BDF, OTHER, call
+
+SMARTD = Process(77, "smartd")
+
+
+def facts(host: SimHost, expected: Expected | None = None, policy: Policy | None = None) -> Facts:
+    operation = Operation.begin(host, policy or Policy(), [BDF])
+    (found,) = survey(operation, UUID, [BDF], {BDF: expected} if expected else None)
+    return found
+
+
+@pytest.fixture
+def host() -> SimHost:
+    host = SimHost()
+    host.add(BDF, SM951)
+    return host
+
+
+def opened(host: SimHost, times: int) -> Callable[[list[Bdf]], Snapshot]:
+    """smartd has the disk open for the next so many looks."""
+    usage, left = host.usage, [times]
+
+    def look(bdfs: list[Bdf]) -> Snapshot:
+        seen = usage(bdfs)
+        if left[0] > 0:
+            left[0] -= 1
+            handle = Handle(seen.blocks[0].number, True, "/dev/nvme0n1", SMARTD)
+            return Snapshot(seen.controllers, seen.blocks, seen.mounts, handles=(handle,))
+        return seen
+
+    return look
+
+
+@pytest.mark.parametrize(
+    ("times", "uses", "seconds"),
+    [
+        pytest.param(0, [], 0.0, id="free: one look"),
+        pytest.param(1, [], 0.3, id="open for a moment: free"),
+        pytest.param(2, [], 0.6, id="open for two looks: free"),
+        pytest.param(9, ["open@/dev/nvme0n1 by 77 (smartd)"], 0.6, id="open: believed at last"),
+    ],
+)
+def test_a_passing_use_is_looked_at_again(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch, times: int, uses: list[str], seconds: float
+) -> None:
+    monkeypatch.setattr(host, "usage", opened(host, times))
+    began = host.monotonic()
+    assert [str(use) for use in facts(host).uses] == uses
+    assert host.monotonic() - began == pytest.approx(seconds)
+
+
+def test_a_mount_is_believed_at_once(host: SimHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.device(BDF).mounted = "/srv"
+    monkeypatch.setattr(host, "usage", opened(host, 9))
+    began = host.monotonic()
+    kinds = {use.kind for use in facts(host).uses}
+    assert "mount" in kinds
+    assert host.monotonic() == began
+
+
+def test_a_disk_that_cannot_be_opened_is_no_free_disk(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The open waits for a disk that does not answer; the worker is left behind."""
+
+    def blocks(bdf: Bdf) -> list[str]:
+        host.doing("opening /dev/nvme0n1")
+        host.sleep(1000.0)
+        return []
+
+    monkeypatch.setattr(host, "claimed", blocks)
+    stuck = facts(host).stuck
+    assert stuck is not None and stuck.startswith("opening /dev/nvme0n1: not done")
+    assert call(host, "prepare", BDF) == 1
+    assert "an earlier hook is still in the kernel with it" not in host.texts()
+
+
+def test_why_a_claim_could_not_be_tried_is_told(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(bdf: Bdf) -> list[str]:
+        raise HookError(f"{bdf}: opening /dev/nvme0n1: Input/output error")
+
+    monkeypatch.setattr(host, "claimed", fails)
+    assert facts(host).stuck == "opening /dev/nvme0n1: Input/output error"
+
+
+def test_processes_that_nobody_may_look_at_are_told(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    usage = host.usage
+    monkeypatch.setattr(host, "usage", lambda bdfs: Snapshot(usage(bdfs).controllers, unseen=12))
+    facts(host)
+    assert "descriptors of 12 processes could not be read" in caplog.messages
+
+
+def test_a_disk_that_the_host_does_not_have_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = SimHost()
+    host.add(BDF, SM951, driver="vfio-pci")
+    monkeypatch.setattr(host, "usage", lambda _: pytest.fail("nobody asked"))
+    monkeypatch.setattr(host, "claimed", lambda _: pytest.fail("nobody asked"))
+    assert facts(host).uses == ()
+
+
+@pytest.mark.parametrize(
+    ("driver", "expected", "mismatch"),
+    [
+        pytest.param("nvme", Expected(serial="sim00000"), None, id="the one expected"),
+        pytest.param("nvme", Expected(eui="0025385000000000"), None, id="by its EUI"),
+        pytest.param(
+            "nvme",
+            Expected(serial="S2GLNX0H"),
+            "serial is 'SIM00000', expected 'S2GLNX0H'",
+            id="another",
+        ),
+        pytest.param(
+            "vfio-pci",
+            Expected(serial="SIM00000"),
+            "serial is not known, expected 'SIM00000'",
+            id="nobody knows",
+        ),
+    ],
+)
+def test_the_drive_that_the_guest_expects(
+    driver: str, expected: Expected, mismatch: str | None
+) -> None:
+    host = SimHost()
+    host.add(BDF, SM951, driver=driver)
+    assert facts(host, expected).mismatch == mismatch
+
+
+def test_who_has_it(host: SimHost) -> None:
+    journal.claim(host, OTHER, [BDF])
+    assert facts(host).owner == OTHER
+    journal.claim(host, UUID, [BDF])
+    assert facts(host).owner is None
+
+
+@pytest.mark.parametrize("entry", ["144d:a802", str(BDF)])
+def test_what_is_denied(host: SimHost, entry: str) -> None:
+    assert facts(host, policy=Policy(deny=(entry,))).denied == entry
+
+
+def test_a_worker_that_is_stuck_is_remembered(host: SimHost) -> None:
+    stuck = Stuck(f"{BDF}: writing '1' to reset", pid=1, started=1)
+    operation = Operation.begin(host, Policy(), [BDF])
+    operation._mark_stuck(BDF, stuck)
+    assert host.records.all == [f"stuck/{BDF}"]
