@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_hooks import __version__, cli, journal, policy
+from libvirt_hooks import __version__, cli, journal, marks, policy
 from libvirt_hooks.bdf import Bdf
+from libvirt_hooks.errors import HookError
 from libvirt_hooks.linux import host as linux_host
+from libvirt_hooks.linux import policy_file
+from libvirt_hooks.simulator.domain_xml import Assigned, domain_xml
+from libvirt_hooks.simulator.faults import Fault
 from libvirt_hooks.simulator.host import SimHost
 from libvirt_hooks.simulator.models import ORDINARY, SM951
 
@@ -88,6 +92,126 @@ def test_reset_is_refused(
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", f"virt-nvme-reset: {said}")
     assert len(host.trace) == events
+
+
+def test_list_says_what_is_given_up_and_what_the_file_knows(
+    host: SimHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.policy_text = '[drive."1b36:0010"]\nprefer_bus = true\n'
+    host.add("0000:01:00.0", ORDINARY)
+    marks.mark_dead(host, Bdf.parse("0000:01:00.0"), HookError("x"))
+    assert cli.main(["list"]) == 0
+    assert capsys.readouterr().out.split() == [
+        *("0000:01:00.0", "1b36:0010", "nvme", "given", "up", "flr,bus", "1b36:0010")
+    ]
+
+
+def test_list_works_under_a_policy_that_is_broken(
+    host: SimHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.policy_text = "mode ="
+    host.add("0000:01:00.0", SM951)
+    assert cli.main(["list"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("0000:01:00.0")
+    assert captured.err.startswith("virt-nvme-reset: /etc/virt-nvme-reset.toml: line 1, column 7: ")
+
+
+def test_recover_finds_nothing(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
+    host.add("0000:01:00.0", SM951)
+    assert cli.main(["recover"]) == 0
+    assert capsys.readouterr() == ("nothing is left over\n", "")
+
+
+def test_recover_says_what_came_of_each(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
+    host.add("0000:01:00.0", SM951, driver="vfio-pci")
+    host.add("0000:02:00.0", SM951, driver="vfio-pci", faults=Fault.CONFIG_FROZEN)
+    journal.claim(host, UUID, [Bdf.parse("01:00.0"), Bdf.parse("02:00.0")])
+    host.clock.advance(100.0)
+    assert cli.main(["recover"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == (
+        "0000:01:00.0: pristine: controller and flr, 112.0 ms; still on vfio-pci:"
+        " virsh nodedev-reattach pci_0000_01_00_0\n"
+        f"guest {UUID}: gone, and no hook came: forgotten\n"
+    )
+    assert captured.err.startswith(
+        "virt-nvme-reset: 0000:02:00.0: not pristine after remove/rescan, remove/bus/rescan: there"
+        " is no such PCI function any more; "
+    )
+    assert captured.err.endswith(
+        "\n  hint: power the host off and on: nothing less brings such a drive back\n"
+    )
+
+
+def test_recover_by_name(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
+    host.add("0000:01:00.0", SM951, driver=None)
+    assert cli.main(["recover", "01:00.0"]) == 0
+    assert capsys.readouterr().out.startswith(
+        "0000:01:00.0: back with the host, live: controller and probe, "
+    )
+    assert cli.main(["recover", "02:00.0"]) == 1
+    assert capsys.readouterr().err == (
+        "virt-nvme-reset: 0000:02:00.0: may not be recovered: there is no such PCI function\n"
+        "  hint: look for its address with: lspci -D -d ::0108\n"
+    )
+
+
+FILE = 'deny = ["144d:a802"]\ndeadline = 30\n'
+
+
+@pytest.fixture
+def file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_file, "examine", lambda: policy_file.Found(FILE))
+
+
+def test_config(file: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config"]) == 0
+    assert capsys.readouterr().out == (
+        'mode = "enforce"                  # default\n'
+        'deny = ["144d:a802"]              # /etc/virt-nvme-reset.toml:1\n'
+        'failed_disable = "refuse-lethal"  # default\n'
+        "deadline = 30                     # /etc/virt-nvme-reset.toml:2\n"
+        "deadline_cap = 150                # default\n"
+    )
+
+
+def test_config_of_a_guest(file: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    xml = domain_xml("guest", UUID, [Assigned(Bdf.parse("03:00.0"))]).replace(
+        b"<devices>",
+        b'<metadata><p:policy xmlns:p="urn:virt-nvme-reset:policy:1" mode="observe">'
+        b'<p:expect bdf="03:00.0" serial="S2GLNX0H"/></p:policy></metadata><devices>',
+    )
+    (tmp_path / "xml").write_bytes(xml)
+    assert cli.main(["config", "--xml", str(tmp_path / "xml")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["mode", "=", '"observe"', "#", "domain", "metadata"]
+    assert '# 0000:03:00.0: serial = "S2GLNX0H"' in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("xml", "said"),
+    [
+        pytest.param(None, "reading: No such file or directory", id="no file"),
+        pytest.param(b"<domain", "domain XML: not well-formed", id="no XML"),
+        pytest.param(
+            domain_xml("guest", UUID, []).replace(
+                b"<devices>",
+                b'<metadata><p:policy xmlns:p="urn:virt-nvme-reset:policy:1" mod="off"/>'
+                b"</metadata><devices>",
+            ),
+            "unknown attribute 'mod', did you mean mode?",
+            id="a mistake in the metadata",
+        ),
+    ],
+)
+def test_config_of_what_is_no_guest(
+    file: None, tmp_path: Path, xml: bytes | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if xml is not None:
+        (tmp_path / "xml").write_bytes(xml)
+    assert cli.main(["config", "--xml", str(tmp_path / "xml")]) == 1
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
