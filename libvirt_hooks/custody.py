@@ -12,8 +12,9 @@ from contextlib import suppress
 from . import marks, pci, reenumerate
 from .bdf import Bdf
 from .deadline import Deadline
-from .engine import Outcome, await_config, await_live, is_wanted_by_host, look, reach
+from .engine import Outcome, await_config, await_live, glimpse, is_wanted_by_host, look, reach
 from .errors import (
+    BadRecord,
     DeviceBusy,
     DeviceGone,
     HookError,
@@ -103,7 +104,7 @@ def take(work: Work) -> str:
 
 def refresh(work: Work) -> str:
     """Guard a controller that a running guest has open; its registers are not ours to touch."""
-    _set_guard(work, look(work))
+    _set_guard(work, glimpse(work))
     methods = work.host.read_attr(work.bdf, RESET_METHOD)
     return f"reset_method is {methods!r} while its guest runs"
 
@@ -141,13 +142,20 @@ def verify(work: Work) -> str:
     try:
         result = _recover(work)
     except (DeviceGone, LadderExhausted) as error:
-        marks.mark_dead(work.host, work.bdf, error)
+        _mark_dead(work, error)
         reenumerate.give_up(work)
         put_back(work)
         raise
     marks.revive(work.host, work.bdf)
     put_back(work)
     return result
+
+
+def _mark_dead(work: Work, error: HookError) -> None:
+    try:
+        marks.mark_dead(work.host, work.bdf, error)
+    except BadRecord as full:  # what is wrong with the drive is the news
+        log.error("%s", full.message, extra=about(work.bdf))
 
 
 def _await_host(work: Work) -> None:

@@ -70,8 +70,13 @@ class Outcome:
 
 
 def look(work: Work) -> Observation:
-    """Observe, awake if it is idle, with what ``reset_method`` said before our guard."""
+    """Observe; an idle function is woken for it."""
     make_readable(work)
+    return glimpse(work)
+
+
+def glimpse(work: Work) -> Observation:
+    """Observe as it is, with what ``reset_method`` said before our guard."""
     undo = work.undo
     seen = observe(work.host, work.bdf, work.quirk, undo.original(RESET_METHOD))
     port = undo.original(PORT)

@@ -482,3 +482,13 @@ def test_release_leaves_power_control_to_the_driver_that_bound_since() -> None:
     assert call(host, "release", BDF) == 0
     assert host.read_attr(BDF, "power/control") == "on"
     at_rest(host)
+
+
+def test_reconnect_wakes_nobody() -> None:
+    """QEMU may have died while libvirtd was away: what it left is not looked at here."""
+    host = SimHost()
+    host.add(BDF, SM951, driver="vfio-pci")
+    host.trace.clear()
+    assert call(host, "reconnect", BDF) == 0
+    assert host.texts() == ["reset_method=bus"]
+    assert owned(host, UUID) == (BDF,)

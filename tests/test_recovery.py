@@ -7,7 +7,7 @@ import pytest
 
 from libvirt_hooks import custody, journal, marks, recovery
 from libvirt_hooks.bdf import Bdf
-from libvirt_hooks.errors import DeviceBusy, HookError, LadderExhausted, Refused
+from libvirt_hooks.errors import BadRecord, DeviceBusy, HookError, LadderExhausted, Refused
 from libvirt_hooks.journal import ON_ITS_WAY, Undo
 from libvirt_hooks.policy import Policy
 from libvirt_hooks.simulator.faults import Fault
@@ -375,3 +375,22 @@ def test_recover_takes_over_from_another_guests_stale_record() -> None:
     host.clock.advance(ON_ITS_WAY + 1)
     assert "pristine" in recovery.recover_one(host, Policy(), BDF)
     at_rest(host)
+
+
+def test_a_mark_that_cannot_be_written_is_told_and_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host = SimHost()
+    host.add(BDF, SM951, driver="vfio-pci", faults=Fault.CONFIG_FROZEN)
+    store = host.records.store
+
+    def full(folder: str, name: str, data: bytes) -> None:
+        if folder == marks.DEAD:
+            raise BadRecord(f"{folder}/{name}: writing: No space left on device")
+        store(folder, name, data)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(LadderExhausted):
+        patch.setattr(host.records, "store", full)
+        custody.verify(at_work(host))
+    assert "No space left on device" in caplog.text
+    assert host.records.all == []
