@@ -12,7 +12,7 @@ from contextlib import suppress
 from . import marks, pci, reenumerate
 from .bdf import Bdf
 from .deadline import Deadline
-from .engine import Outcome, await_config, await_live, glimpse, is_wanted_by_host, look, reach
+from .engine import await_config, await_live, glimpse, is_wanted_by_host, look, reach
 from .errors import (
     BadRecord,
     DeviceBusy,
@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 CLOSE_POLL, SCAN_POLL = 0.01, 0.25
 """Seconds between two looks whether vfio has let go: at the function, at every process."""
 
-
 Task = Callable[[Work], str]
 
 
@@ -67,7 +66,7 @@ def clean(work: Work) -> str:
     """Bring an idle controller to PRISTINE, and let it sleep again."""
     refuse_open(work.host, work.bdf, work.users)
     try:
-        return _make_pristine(work)
+        return _bring(work, Goal.PRISTINE)
     except LadderExhausted as error:
         if work.quirk.flr_lethal_while_enabled and not error.disabled:
             raise
@@ -122,7 +121,7 @@ def give_back(work: Work) -> str:
         return "already back with the host"
     await_closed(work)
     _settle(work)
-    result = _make_pristine(work)
+    result = _bring(work, Goal.PRISTINE)
     # Only now: while the drive is not clean, the guard protects it from the next FLR.
     put_back(work)
     return result
@@ -140,7 +139,8 @@ def verify(work: Work) -> str:
     elif work.present:
         _settle(work)
     try:
-        result = _recover(work)
+        goal = Goal.LIVE if is_wanted_by_host(work) else Goal.PRISTINE
+        result = _bring(work, goal, recovering=True)
     except (DeviceGone, LadderExhausted) as error:
         _mark_dead(work, error)
         reenumerate.give_up(work)
@@ -240,23 +240,13 @@ def _settle(work: Work) -> None:
     await_config(work, CONFIG_TIMEOUT if settle else READY_TIMEOUT)
 
 
-def _recover(work: Work) -> str:
-    goal = Goal.LIVE if is_wanted_by_host(work) else Goal.PRISTINE
+def _bring(work: Work, goal: Goal, recovering: bool = False) -> str:
     try:
-        outcome: Outcome = reach(work, goal, recovering=True)
+        outcome = reach(work, goal, recovering)
     except RegistersUnreadable as error:
         log.warning("%s", error.message, extra=about(work.bdf))
         return "not verified: its registers cannot be read"
-    return f"{'back with the host, live' if goal is Goal.LIVE else 'pristine'}: {outcome}"
-
-
-def _make_pristine(work: Work) -> str:
-    try:
-        outcome: Outcome = reach(work, Goal.PRISTINE)
-    except RegistersUnreadable as error:
-        log.warning("%s", error.message, extra=about(work.bdf))
-        return "not verified: its registers cannot be read"
-    return f"pristine: {outcome}"
+    return f"{goal.value}: {outcome}"
 
 
 def _refuses(policy: FailedDisable, harmless: bool) -> bool:

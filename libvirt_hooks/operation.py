@@ -12,7 +12,7 @@ from .bdf import Bdf
 from .custody import Task
 from .deadline import Deadline
 from .errors import BadRecord, HookError, Stuck
-from .host import Host
+from .host import Host, Job
 from .policy import Policy
 from .snapshot import Process
 from .telling import about
@@ -45,12 +45,17 @@ class Operation:
 
     def each(self, bdfs: Sequence[Bdf], task: Task) -> Results:
         """Do *task* on all of them at once, and tell what came of it."""
-        job = partial(_tell, self.host, partial(self._job, task))
-        results = self.host.each(bdfs, job, self.deadline) if bdfs else {}
+        results = self.ask(bdfs, partial(_tell, self.host, partial(self._job, task)))
         for bdf, result in results.items():
             if isinstance(result, HookError) and not result.told:
                 # A worker that was killed, or is stuck, could not.
                 log.error("%s", result.message, extra=about(bdf))
+        return results
+
+    def ask(self, bdfs: Sequence[Bdf], job: Job) -> Results:
+        """Run *job* for all of them at once; remember a process that does not come back."""
+        results = self.host.each(bdfs, job, self.deadline) if bdfs else {}
+        for bdf, result in results.items():
             if isinstance(result, Stuck) and result.pid:
                 self._mark_stuck(bdf, result)
         return results

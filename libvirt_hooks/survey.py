@@ -78,7 +78,8 @@ def _uses(
             break
         if attempt:
             operation.host.sleep(PAUSE)
-        claims, unanswered = _claims(operation, left)
+        claims, failed = _claims(operation, left)
+        unanswered |= failed
         snapshot = operation.host.usage(left)
         if snapshot.unseen:
             log.info("descriptors of %d processes could not be read", snapshot.unseen)
@@ -91,7 +92,8 @@ def _claims(
 ) -> tuple[dict[Bdf, list[str]], dict[Bdf, str]]:
     """Which disks do not open exclusively. In workers: an open may wait for a disk for ever."""
     host = operation.host
-    results = host.each(bdfs, lambda bdf: " ".join(host.claimed(bdf)), operation.deadline)
+    free = [bdf for bdf in bdfs if marks.stuck(host, bdf) is None]
+    results = operation.ask(free, lambda bdf: " ".join(host.claimed(bdf)))
     said = {bdf: each.split() for bdf, each in results.items() if isinstance(each, str)}
     failed = {
         bdf: each.message.removeprefix(f"{bdf}: ")

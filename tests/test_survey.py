@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from libvirt_hooks import journal
+from libvirt_hooks import journal, marks
 from libvirt_hooks.admission import Facts
 from libvirt_hooks.bdf import Bdf
 from libvirt_hooks.errors import HookError, Stuck
@@ -18,7 +18,7 @@ from libvirt_hooks.simulator.models import SM951
 from libvirt_hooks.snapshot import Handle, Process, Snapshot
 from libvirt_hooks.survey import survey
 
-from .lives import BDF, OTHER, call
+from .lives import BDF, OTHER, SECOND, call
 
 SMARTD = Process(77, "smartd")
 
@@ -91,8 +91,47 @@ def test_a_disk_that_cannot_be_opened_is_no_free_disk(
     monkeypatch.setattr(host, "claimed", blocks)
     stuck = facts(host).stuck
     assert stuck is not None and stuck.startswith("opening /dev/nvme0n1: not done")
+
+
+def test_a_disk_that_somebody_is_stuck_with_is_not_opened_again(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marks.mark_stuck(host, BDF, Stuck(f"{BDF}: opening /dev/nvme0n1", pid=7, started=7))
+    monkeypatch.setattr(host, "runs", lambda *_: True)
+    monkeypatch.setattr(host, "claimed", lambda _: pytest.fail("opened again"))
+    began = host.monotonic()
     assert call(host, "prepare", BDF) == 1
-    assert "an earlier hook is still in the kernel with it" not in host.texts()
+    assert host.monotonic() == began
+    assert "still in the kernel with it: opening /dev/nvme0n1" in capsys.readouterr().err
+
+
+def test_what_could_not_be_found_out_is_not_forgotten_for_another_disk(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second disk is open for a moment, so it alone is asked for again."""
+    host.add(SECOND, SM951)
+    usage, looks = host.usage, [1]
+
+    def look(bdfs: list[Bdf]) -> Snapshot:
+        seen = usage(bdfs)
+        if not looks:
+            return seen
+        looks.pop()
+        disk = next(each for each in seen.controllers if each.bdf == SECOND).disks[0]
+        number = next(block.number for block in seen.blocks if block.name == disk)
+        handle = Handle(number, True, f"/dev/{disk}", SMARTD)
+        return Snapshot(seen.controllers, seen.blocks, seen.mounts, handles=(handle,))
+
+    def claimed(bdf: Bdf) -> list[str]:
+        if bdf == BDF:
+            raise HookError(f"{bdf}: opening /dev/nvme0n1: Input/output error")
+        return []
+
+    monkeypatch.setattr(host, "usage", look)
+    monkeypatch.setattr(host, "claimed", claimed)
+    one, other = survey(Operation.begin(host, Policy(), [BDF, SECOND]), UUID, [BDF, SECOND])
+    assert one.stuck == "opening /dev/nvme0n1: Input/output error"
+    assert (other.stuck, other.uses) == (None, ())
 
 
 def test_why_a_claim_could_not_be_tried_is_told(
