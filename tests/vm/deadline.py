@@ -22,7 +22,7 @@ class Deadline:
     def left(self) -> float:
         return max(0.0, self.at - time.monotonic())
 
-    def wait_until(self, what: str, true: Callable[[], bool], pause: float = 0.25) -> None:
+    def wait_until(self, what: str, true: Callable[[], object], pause: float = 0.25) -> None:
         """Return when *true* says so.
 
         :raises TimeoutError: it did not in time.

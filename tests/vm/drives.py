@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from .deadline import Deadline
@@ -19,6 +20,14 @@ PROBE = "/run/rig/checkout/tests/vm/probe.py"
 PARAMETERS = "/sys/module/sm951_double/parameters"
 PCI = "/sys/bus/pci"
 LIVE_SECONDS = 20.0
+
+
+class Cure(StrEnum):
+    """What brings a frozen double back, by the module's parameter."""
+
+    BUS_RESET = "bus_reset_revives"
+    RESCAN = "rescan_revives"
+    SLOT_POWER = "slot_revives"
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class Counters:
     flr_lethal: int
     flr_good: int
     bus_resets: int
+    flr_fatal: int = 0
+    """Those that would have done an SM951 no harm, and froze it for ``any_flr_freezes``."""
 
 
 class Drive:
@@ -120,7 +131,11 @@ class Drive:
         self.rig.run(["virsh", "-q", "nodedev-reattach", self._nodedev], check=False)
         self.rig.run(
             f"[ -e {self.sysfs} ] && {{ echo > {self.sysfs}/driver_override;"
-            f" echo 1 > {self.sysfs}/remove; }}; echo 1 > {PCI}/rescan"
+            f" echo 1 > {self.sysfs}/remove; }}; echo 1 > {PCI}/drivers_autoprobe;"
+            # pciehp switches a slot off in which it has found nothing.
+            f" for slot in {PCI}/slots/*; do [ $(cat $slot/address) != {self.bdf[:-2]} ]"
+            " || [ $(cat $slot/power) = 1 ] || echo 1 > $slot/power; done;"
+            f" echo 1 > {PCI}/rescan"
         )
         self.wait_live()
 
@@ -155,15 +170,29 @@ class Double(Drive):
     def freeze(self) -> None:
         self._set("frozen", 1)
 
-    def heal(self) -> None:
+    def thaw(self) -> None:
+        """It answers again; nobody is told."""
         self._set("frozen", 0)
+
+    def cure_by(self, cure: Cure) -> None:
+        """Have this thaw it; until ``clear``."""
+        self._set(cure, 1)
+
+    def freeze_at_any_reset(self, freezes: bool = True) -> None:
+        """Have every function level reset freeze it, whatever its registers say."""
+        self._set("any_flr_freezes", int(freezes))
+
+    def heal(self) -> None:
+        self.freeze_at_any_reset(False)
+        self.thaw()
         super().heal()
 
     def clear(self) -> None:
+        """Counters and cures are 0; frozen stays as it is."""
         self._set("clear", 1)
 
     def counters(self) -> Counters:
-        names = ("flr_lethal", "flr_good", "bus_resets")
+        names = ("flr_lethal", "flr_good", "bus_resets", "flr_fatal")
         lines = self.rig.run("cat " + " ".join(f"{PARAMETERS}/{name}" for name in names)).stdout
         return Counters(*(int(line) for line in lines.split()))
 

@@ -26,7 +26,7 @@ DOMAIN = """\
 <domain type='qemu'>
   <name>{name}</name>
   <uuid>{uuid}</uuid>
-  <memory unit='MiB'>64</memory>
+{metadata}  <memory unit='MiB'>64</memory>
   <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='pc'>hvm</type>
@@ -42,6 +42,10 @@ DOMAIN = """\
     <serial type='file'><source path='{serial}'/></serial>
 {hostdev}  </devices>
 </domain>
+"""
+
+METADATA = """\
+  <metadata><vnr:policy xmlns:vnr='urn:virt-nvme-reset:policy:1' {}</metadata>
 """
 
 HOSTDEV = """\
@@ -60,6 +64,8 @@ class Guest:
     action: str
     bdf: str | None = None
     managed: bool = True
+    policy: str = ""
+    """Our policy in its metadata: what is inside the element, such as ``mode="off"``."""
 
     @property
     def uuid(self) -> str:
@@ -77,6 +83,7 @@ class Guest:
             kernel=KERNEL,
             action=self.action,
             serial=self.serial,
+            metadata=METADATA.format(self.policy) if self.policy else "",
             hostdev=self._hostdev(),
         )
 

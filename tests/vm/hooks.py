@@ -10,11 +10,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .rig import Result, Rig
+from .rig import COMMAND_TIMEOUT, Result, Rig
 
 FOLDER = "/etc/libvirt/hooks"
 SCRIPT = f"{FOLDER}/qemu.d/50-nvme-reset"
 CHECKOUT = "/run/rig/checkout"
+COMMAND = f"{CHECKOUT}/bin/virt-nvme-reset"
 STATE = "/run/virt-nvme-reset"
 IDENTIFIER = "virt-nvme-reset"
 WARNING = 4  # syslog(3); less is worse
@@ -47,16 +48,27 @@ def neighbour(rig: Rig, name: str, operation: str, shell: str) -> Iterator[None]
         rig.run(["rm", "-f", path])
 
 
+def command(rig: Rig, *words: str, timeout: float = COMMAND_TIMEOUT) -> Result:
+    """Run the command as a person does, whatever its status."""
+    return rig.run([COMMAND, *words], timeout=timeout, check=False)
+
+
 def call(rig: Rig, domain: str, operation: str, sub_operation: str, xml: str) -> Result:
     """Run the hook as libvirtd does, but alone."""
     command = [SCRIPT, domain, operation, sub_operation, "-"]
     return rig.run(command, stdin=xml, env={"LC_ALL": "C"}, check=False)
 
 
+def said(result: Result) -> list[str]:
+    """What the hook has said on stderr, line by line; libvirt puts its own words before it."""
+    words = result.stderr.rpartition("unexpected exit status 1: ")[2]
+    return [line for line in words.splitlines() if line]
+
+
 def left_behind(rig: Rig) -> list[str]:
     """What lies below /run/virt-nvme-reset, but for the locks, which are for ever."""
-    found = rig.run(f"cd {STATE} 2>/dev/null && find owners journal -type f", check=False).stdout
-    return found.split()
+    command = f"cd {STATE} 2>/dev/null && find * -path locks -prune -o -type f -print"
+    return sorted(rig.run(command, check=False).stdout.split())
 
 
 def state_exists(rig: Rig) -> bool:

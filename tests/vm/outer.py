@@ -81,6 +81,8 @@ def arguments(image: Image, parts: Path, files: Files) -> list[str]:
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         # vfio in the machine wants interrupt remapping, and that a split irqchip.
         *("-machine", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi"),
+        # Slots as on a real board: pciehp's, not QEMU's own by ACPI, whose off is an unplug.
+        *("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"),
         # One vCPU: with two, QEMU 7.2 crashed now and then in the TCG's slow path of an access,
         # while a BAR moved or went away. The likely cure came with 8.1 ("softmmu: Use
         # async_run_on_cpu in tcg_commit"): an update of the map raced with the other vCPU.

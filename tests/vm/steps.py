@@ -18,8 +18,9 @@ BEGAN = time.perf_counter()
 sys.path.insert(0, sys.argv[1])
 
 # All that a hook imports before it touches a device.
-from libvirt_hooks import custody, domain, engine, hook, lifecycle  # noqa: E402, F401
+from libvirt_hooks import call, custody, domain, engine, hook, lifecycle  # noqa: E402, F401
 from libvirt_hooks.bdf import Bdf  # noqa: E402
+from libvirt_hooks.deadline import Deadline  # noqa: E402
 from libvirt_hooks.errors import HookError  # noqa: E402
 from libvirt_hooks.host import Job  # noqa: E402
 from libvirt_hooks.ladder import AwaitConfig, KernelReset, Settle  # noqa: E402
@@ -32,7 +33,7 @@ IMPORTED = time.perf_counter()
 class InProcess(LinuxHost):
     """Jobs one after the other, here."""
 
-    def each(self, bdfs: Sequence[Bdf], job: Job, timeout: float) -> dict[Bdf, str | HookError]:
+    def each(self, bdfs: Sequence[Bdf], job: Job, deadline: Deadline) -> dict[Bdf, str | HookError]:
         return {bdf: job(bdf) for bdf in bdfs}
 
 
@@ -74,10 +75,9 @@ def main(operations: Sequence[str]) -> None:
     clock.add("imports", IMPORTED - BEGAN)
     parse = clock.around("parse", domain.parse)
     for module, name, kind in (
-        (custody, "wake", "wake"),
+        (engine, "make_readable", "wake"),
         (engine, "apply", kind_of),
-        (engine, "look", "verify"),
-        (custody, "look", "verify"),
+        (engine, "observe", "verify"),
     ):
         setattr(module, name, clock.around(kind, getattr(module, name)))
     host = InProcess()

@@ -8,7 +8,7 @@
  * an ordinary NVMe controller.
  *
  * "frozen" is a drive that has fallen off: configuration reads are all ones, writes are lost,
- * BAR0 does not answer.
+ * BAR0 does not answer. So does a drive in a slot without power, but that comes back with it.
  */
 
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
@@ -23,6 +23,9 @@
 #define SM951_VENDOR_ID 0x144d
 #define SM951_DEVICE_ID 0xa802
 #define ALL_ONES 0xffffffffu
+#define SLOT_OFF (PCI_EXP_SLTCTL_PWR_OFF >> 8)
+#define SLOT_ON (PCI_EXP_SLTCTL_PWR_IND_ON >> 8)
+#define SLOT_POWER ((PCI_EXP_SLTCTL_PCC | PCI_EXP_SLTCTL_PIC) >> 8)
 
 static char *bdf;
 module_param(bdf, charp, 0444);
@@ -35,6 +38,18 @@ MODULE_PARM_DESC(bus_reset_revives, "a secondary bus reset thaws");
 static bool rescan_revives;
 module_param(rescan_revives, bool, 0644);
 MODULE_PARM_DESC(rescan_revives, "a rescan after a removal thaws");
+
+static bool slot_revives;
+module_param(slot_revives, bool, 0644);
+MODULE_PARM_DESC(slot_revives, "the slot's power, off and on, thaws");
+
+static bool any_flr_freezes;
+module_param(any_flr_freezes, bool, 0644);
+MODULE_PARM_DESC(any_flr_freezes, "also a function level reset that kills no SM951 freezes");
+
+static uint flr_fatal;
+module_param(flr_fatal, uint, 0444);
+MODULE_PARM_DESC(flr_fatal, "function level resets that froze it by any_flr_freezes alone");
 
 static uint flr_good;
 module_param(flr_good, uint, 0444);
@@ -60,12 +75,14 @@ static struct pci_dev *port;
 static struct pci_bus *bus;	/* stays while the controller comes and goes */
 static unsigned int devfn;
 static int pm_cap, pcie_cap;
+static int slot_control;	/* the upper byte of Slot Control in the port */
 
 static void __iomem *bar0;	/* mapped where BAR0 was at load; see read_registers() */
 static u64 bar0_home;
 static u32 version;
 
 static bool frozen, d3hot, removed, in_bus_reset;
+static u8 slot_power;	/* the bits of SLOT_POWER as the host has written them */
 static u16 command;	/* what the host has written, while we keep memory decode off beneath */
 static u32 last_cc, last_csts;
 
@@ -133,12 +150,17 @@ static void read_registers(u32 *vs, u32 *cc, u32 *csts)
 		place_bar0(address, decode);
 }
 
-/* Keep memory decode off beneath while frozen or in D3hot, else let it be what the host wrote. */
+static bool is_silent(void)
+{
+	return frozen || slot_power & SLOT_OFF;
+}
+
+/* Keep memory decode off beneath while silent or in D3hot, else let it be what the host wrote. */
 static void apply_command(void)
 {
 	u16 wanted = command;
 
-	if (frozen || d3hot)
+	if (is_silent() || d3hot)
 		wanted &= ~PCI_COMMAND_MEMORY;
 	write_beneath(PCI_COMMAND, 2, wanted);
 }
@@ -157,13 +179,14 @@ static void hide(bool wanted)
 	apply_command();
 }
 
-/* What comes back on a rescan has lost its registers. */
-static void power_cycle(void)
+/* What has been without power, or comes back on a rescan, has lost its registers. */
+static void power_cycle(bool thaws)
 {
 	u16 control = read_beneath(pcie_cap + PCI_EXP_DEVCTL, 2);
 
 	write_beneath(pcie_cap + PCI_EXP_DEVCTL, 2, control | PCI_EXP_DEVCTL_BCR_FLR);
-	frozen = false;
+	if (thaws)
+		frozen = false;
 	take_state();
 }
 
@@ -182,8 +205,13 @@ static bool is_lethal(void)
 
 static void function_level_reset(int where, int size, u32 value)
 {
-	if (is_lethal()) {
-		flr_lethal++;
+	bool lethal = is_lethal();
+
+	if (lethal || any_flr_freezes) {
+		if (lethal)
+			flr_lethal++;
+		else
+			flr_fatal++;
 		hide(true);
 		return;
 	}
@@ -214,8 +242,8 @@ static void controller_read(int where, int size, u32 *value)
 	int reg;
 
 	if (frozen && removed && rescan_revives && covers(where, size, PCI_VENDOR_ID))
-		power_cycle();
-	if (frozen) {
+		power_cycle(true);
+	if (is_silent()) {
 		*value = ALL_ONES >> (32 - 8 * size);
 		return;
 	}
@@ -232,7 +260,7 @@ static void controller_write(int where, int size, u32 value)
 {
 	int flr = pcie_cap + PCI_EXP_DEVCTL + 1;
 
-	if (frozen)
+	if (is_silent())
 		return;
 	if (covers(where, size, flr) && byte_of(value, where, flr) & (PCI_EXP_DEVCTL_BCR_FLR >> 8)) {
 		function_level_reset(where, size, value);
@@ -262,6 +290,50 @@ static void bus_reset_written(bool asserted)
 	}
 }
 
+/*
+ * The slot has a power switch, but QEMU unplugs for good what is in a slot that is switched off.
+ * So the port always has it on beneath; what the host wrote is for us to act on and to show.
+ */
+static u32 write_slot_control(int where, int size, u32 value)
+{
+	u8 byte = byte_of(value, where, slot_control);
+	bool was_off = slot_power & SLOT_OFF;
+
+	slot_power = byte & SLOT_POWER;
+	if (was_off != !!(slot_power & SLOT_OFF))
+		power_cycle(was_off && slot_revives);
+	return with_byte(value, where, slot_control, (byte & ~SLOT_POWER) | SLOT_ON);
+}
+
+static u32 read_slot_control(int where, int size, u32 value)
+{
+	u8 byte = byte_of(value, where, slot_control);
+
+	return with_byte(value, where, slot_control, (byte & ~SLOT_POWER) | slot_power);
+}
+
+static int port_read(int where, int size, u32 *value)
+{
+	int answer = beneath->read(port->bus, port->devfn, where, size, value);
+
+	if (covers(where, size, slot_control))
+		*value = read_slot_control(where, size, *value);
+	return answer;
+}
+
+static int port_write(int where, int size, u32 value)
+{
+	int answer;
+
+	if (covers(where, size, slot_control))
+		value = write_slot_control(where, size, value);
+	answer = beneath->write(port->bus, port->devfn, where, size, value);
+	if (covers(where, size, PCI_BRIDGE_CONTROL))
+		bus_reset_written(byte_of(value, where, PCI_BRIDGE_CONTROL)
+				  & PCI_BRIDGE_CTL_BUS_RESET);
+	return answer;
+}
+
 static bool is_controller(struct pci_bus *where, unsigned int which)
 {
 	return where == bus && which == devfn;
@@ -274,14 +346,18 @@ static bool is_port(struct pci_bus *where, unsigned int which)
 
 static int double_read(struct pci_bus *on, unsigned int fn, int where, int size, u32 *value)
 {
+	int answer = PCIBIOS_SUCCESSFUL;
 	unsigned long flags;
 
-	if (!is_controller(on, fn))
+	if (!is_controller(on, fn) && !is_port(on, fn))
 		return beneath->read(on, fn, where, size, value);
 	raw_spin_lock_irqsave(&lock, flags);
-	controller_read(where, size, value);
+	if (is_controller(on, fn))
+		controller_read(where, size, value);
+	else
+		answer = port_read(where, size, value);
 	raw_spin_unlock_irqrestore(&lock, flags);
-	return PCIBIOS_SUCCESSFUL;
+	return answer;
 }
 
 static int double_write(struct pci_bus *on, unsigned int fn, int where, int size, u32 value)
@@ -292,14 +368,10 @@ static int double_write(struct pci_bus *on, unsigned int fn, int where, int size
 	if (!is_controller(on, fn) && !is_port(on, fn))
 		return beneath->write(on, fn, where, size, value);
 	raw_spin_lock_irqsave(&lock, flags);
-	if (is_controller(on, fn)) {
+	if (is_controller(on, fn))
 		controller_write(where, size, value);
-	} else {
-		answer = beneath->write(on, fn, where, size, value);
-		if (covers(where, size, PCI_BRIDGE_CONTROL))
-			bus_reset_written(byte_of(value, where, PCI_BRIDGE_CONTROL)
-					  & PCI_BRIDGE_CTL_BUS_RESET);
-	}
+	else
+		answer = port_write(where, size, value);
 	raw_spin_unlock_irqrestore(&lock, flags);
 	return answer;
 }
@@ -357,14 +429,15 @@ static int set_clear(const char *text, const struct kernel_param *kp)
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&lock, flags);
-	flr_good = flr_lethal = bus_resets = last_cc = last_csts = 0;
+	flr_good = flr_lethal = flr_fatal = bus_resets = last_cc = last_csts = 0;
+	bus_reset_revives = rescan_revives = slot_revives = any_flr_freezes = false;
 	raw_spin_unlock_irqrestore(&lock, flags);
 	return 0;
 }
 
 static const struct kernel_param_ops clear_ops = { .set = set_clear };
 module_param_cb(clear, &clear_ops, NULL, 0200);
-MODULE_PARM_DESC(clear, "write anything: counters and last values become 0");
+MODULE_PARM_DESC(clear, "write anything: counters, last values and faults but frozen become 0");
 
 static struct pci_dev *find_controller(void)
 {
@@ -387,8 +460,10 @@ static int stand_between(struct pci_dev *dev)
 	if (bus->ops != port->bus->ops)
 		return -EOPNOTSUPP;
 
+	slot_control = port->pcie_cap + PCI_EXP_SLTCTL + 1;
+
 	bar0_home = pci_resource_start(dev, 0);
-	if (!bar0_home || !pcie_cap)
+	if (!bar0_home || !pcie_cap || !port->pcie_cap)
 		return -ENXIO;
 	bar0 = ioremap(bar0_home, NVME_REG_DBS);
 	if (!bar0)
@@ -397,6 +472,7 @@ static int stand_between(struct pci_dev *dev)
 	get_device(&bus->dev);
 	beneath = bus->ops;
 	raw_spin_lock_irqsave(&lock, flags);
+	slot_power = SLOT_ON;
 	take_state();
 	read_registers(&version, &cc, &csts);
 	raw_spin_unlock_irqrestore(&lock, flags);
@@ -455,8 +531,9 @@ static void __exit double_exit(void)
 	step_aside(pci_domain_nr(port->bus));
 	bus_unregister_notifier(&pci_bus_type, &notifier);
 	raw_spin_lock_irqsave(&lock, flags);
-	if (frozen || d3hot) {
+	if (is_silent() || d3hot) {
 		frozen = d3hot = false;
+		slot_power = SLOT_ON;
 		apply_command();
 	}
 	raw_spin_unlock_irqrestore(&lock, flags);
