@@ -89,14 +89,19 @@ REFUSED = [
         id="its group is open",
     ),
     pytest.param(
+        replace(GOOD, driver="vfio-pci", users=tuple(Process(pid, "dd") for pid in range(1, 7))),
+        "open through vfio, by 1 (dd), by 2 (dd), by 3 (dd), by 4 (dd)",
+        id="open by more than a line can tell",
+    ),
+    pytest.param(
         replace(GOOD, uses=(HOME, SWAP)),
         "in use by the host: mount@nvme0n1p2:/home, swap@nvme0n1p3",
         id="the host uses it",
     ),
     pytest.param(
-        replace(GOOD, virtual_functions=4),
-        "4 virtual functions are enabled, expected none",
-        id="VFs",
+        replace(GOOD, virtual_functions=1),
+        "1 virtual functions are enabled, expected none",
+        id="a VF",
     ),
 ]
 

@@ -94,6 +94,28 @@ def test_reset_is_refused(
     assert len(host.trace) == events
 
 
+def test_reset_waits_for_another_hook_and_not_for_the_policy(
+    host: SimHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.policy_text = "deadline = 0.5"
+    host.add("0000:01:00.0", SM951, driver="vfio-pci")
+    host.occupy("0000:01:00.0", 3.0)
+    assert cli.main(["reset", "01:00.0"]) == 0
+    assert capsys.readouterr().out.startswith("0000:01:00.0: pristine: ")
+
+
+def test_reset_of_a_drive_that_nothing_disables(
+    host: SimHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.add("0000:01:00.0", SM951, "vfio-pci", Fault.RDY_STUCK | Fault.RESET_EIO)
+    assert cli.main(["reset", "01:00.0"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("virt-nvme-reset: 0000:01:00.0: not pristine after controller")
+    assert host.read_attr(Bdf.parse("01:00.0"), "power/control") == "auto"
+    assert host.records.all == []
+
+
 def test_list_says_what_is_given_up_and_what_the_file_knows(
     host: SimHost, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +194,17 @@ def test_config(file: None, capsys: pytest.CaptureFixture[str]) -> None:
         "deadline = 30                     # /etc/virt-nvme-reset.toml:2\n"
         "deadline_cap = 150                # default\n"
     )
+
+
+def test_config_says_what_it_does_not_trust(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = policy_file.Found(None, "mode is 0666 (expected no write bit for group and others)")
+    monkeypatch.setattr(policy_file, "examine", lambda: found)
+    assert cli.main(["config"]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("# /etc/virt-nvme-reset.toml: mode is 0666 ")
+    assert second.endswith("# default")
 
 
 def test_config_of_a_guest(file: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

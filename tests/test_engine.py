@@ -24,7 +24,7 @@ from libvirt_hooks.journal import Undo
 from libvirt_hooks.ladder import Method
 from libvirt_hooks.methods import write_methods
 from libvirt_hooks.plan import Goal
-from libvirt_hooks.power import wake
+from libvirt_hooks.power import decode, wake
 from libvirt_hooks.simulator.faults import Fault
 from libvirt_hooks.simulator.host import SimHost
 from libvirt_hooks.simulator.models import A80C, ORDINARY, P3700, PM1725, SM951, SM2262, Model
@@ -267,6 +267,41 @@ def test_a_wait_for_a_drive_that_went_ends_at_once(silent: tuple[SimHost, AllOne
     assert bar.reads == [0x1C]
 
 
+def test_all_ones_are_no_capability_that_puts_the_deadline_off(
+    silent: tuple[SimHost, AllOnes],
+) -> None:
+    host, _ = silent
+    work = at_work(host)
+    with pytest.raises(DeviceGone):
+        reach(work, Goal.DISABLED)
+    assert work.deadline.left <= 200.0
+
+
+def test_a_drive_that_never_gets_ready_is_not_disabled_but_reset() -> None:
+    """With EN=1 and RDY=0 a change of EN is undefined: what the wait came to ends the rung."""
+    host = drive(ORDINARY, Fault.ENABLING)
+    host.function(BDF).controller._rdy_due = None
+    assert run(host, Goal.DISABLED).tried == (CONTROLLER, FLR)
+    assert host.texts(BDF) == flr()
+
+
+def test_every_rung_is_told_with_what_it_changed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    run(drive(SM951), Goal.DISABLED)
+    told = caplog.records[-1]
+    assert told.getMessage() == "0000:01:00.0: controller: shut down -> disabled"
+    fields = vars(told)["fields"]
+    assert float(fields.pop("ELAPSED_MS")) == pytest.approx(2.0, abs=0.5)
+    assert fields == {
+        "PCI_BDF": "0000:01:00.0",
+        "METHOD": "controller",
+        "CC_BEFORE": "0x00464061",
+        "CSTS_BEFORE": "0x00000009",
+        "CC_AFTER": "0x00460060",
+        "CSTS_AFTER": "0x00000000",
+    }
+
+
 def refuses(host: SimHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither power nor COMMAND can be changed."""
 
@@ -320,11 +355,16 @@ def test_a_reset_under_a_guard_leaves_the_guards_entry() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [("flr bus", "flr"), ("bus", "flr")], ids=["most of it", "default"]
+    ("before", "after"),
+    [
+        pytest.param("flr bus", "flr", id="most of it"),
+        pytest.param("bus", "device_specific flr", id="default"),
+        pytest.param("", "", id="nothing"),
+    ],
 )
 def test_methods_that_the_kernel_takes_no_more(before: str, after: str) -> None:
     """`bus` was offered until the bus had a neighbour."""
-    host = drive(ORDINARY)
+    host = drive(P3700)
     host.add("0000:01:00.1")
     write_methods(at_work(host), before.split())
     assert host.read_attr(BDF, "reset_method") == after
@@ -336,6 +376,22 @@ def test_waking_waits_until_the_function_is_awake(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("libvirt_hooks.power.read_power_state", lambda *_: next(states))
     wake(at_work(host))
     assert next(states, None) is None
+
+
+def test_a_function_without_power_control_is_not_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = drive(SM951)
+    monkeypatch.setattr(host, "read_attr", lambda *_: None)
+    wake(at_work(host))
+    assert host.texts() == []
+
+
+def test_command_of_a_function_that_goes_is_not_believed() -> None:
+    host = drive(SM951)
+    host.function(BDF).frozen = True
+    decode(at_work(host))
+    assert (host.texts(), host.records.all) == ([], [])
 
 
 def test_waking_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from libvirt_hooks.guard import guards
 from libvirt_hooks.observe import Observation
+from libvirt_hooks.policy import GuardChoice
 
 from .observations import NEIGHBOUR, seen, sm951
 
@@ -20,6 +21,11 @@ from .observations import NEIGHBOUR, seen, sm951
             sm951(device=0xA804, offered=("device_specific", "flr", "bus")),
             (),
             id="the kernel's own quirk wins",
+        ),
+        pytest.param(
+            sm951(offered=("flr", "device_specific")),
+            ("\n",),
+            id="unless somebody has put FLR before it",
         ),
         pytest.param(sm951(offered=()), (), id="emptied by somebody else: nothing to add"),
         pytest.param(sm951(offered=(), reset_methods=None), (), id="kernel without reset_method"),
@@ -39,3 +45,30 @@ from .observations import NEIGHBOUR, seen, sm951
 )
 def test_guards(observation: Observation, expected: tuple[str, ...]) -> None:
     assert guards(observation) == expected
+
+
+@pytest.mark.parametrize(
+    ("observation", "choice", "expected"),
+    [
+        pytest.param(sm951(), GuardChoice.KEEP, (), id="keep: whatever the drive"),
+        pytest.param(seen(), GuardChoice.NONE, ("\n",), id="none: whatever the drive"),
+        pytest.param(seen(), GuardChoice.BUS, ("bus",), id="bus: whatever the drive"),
+        pytest.param(
+            sm951(device=0xA804, offered=("device_specific", "flr", "bus")),
+            GuardChoice.BUS,
+            ("bus",),
+            id="bus, though the kernel has a quirk",
+        ),
+        pytest.param(
+            seen(neighbours=(NEIGHBOUR,)), GuardChoice.BUS, (), id="never at a neighbour's cost"
+        ),
+        pytest.param(
+            sm951(virtual_functions=1), GuardChoice.BUS, ("\n",), id="nor at that of its VFs"
+        ),
+        pytest.param(seen(offered=()), GuardChoice.NONE, (), id="nothing to take away"),
+    ],
+)
+def test_what_the_policy_asks_for(
+    observation: Observation, choice: GuardChoice, expected: tuple[str, ...]
+) -> None:
+    assert guards(observation, choice) == expected

@@ -4,6 +4,7 @@
 The controllers named here are in a PCI domain that no machine has, so nothing real is touched.
 """
 
+import logging
 import os
 import runpy
 import shutil
@@ -14,9 +15,12 @@ import pytest
 
 from libvirt_hooks import hook, lifecycle
 from libvirt_hooks.bdf import Bdf
-from libvirt_hooks.domain import Controller
+from libvirt_hooks.call import carry_out
+from libvirt_hooks.domain import Controller, Domain, parse
 from libvirt_hooks.errors import HookError
+from libvirt_hooks.host import Host
 from libvirt_hooks.linux.glance import concerns_us
+from libvirt_hooks.linux.journald import JournalHandler
 from libvirt_hooks.simulator.domain_xml import Assigned, domain_xml
 from libvirt_hooks.simulator.host import SimHost
 
@@ -268,6 +272,32 @@ def test_only_prepare_and_start_may_refuse(
     assert captured.out == ""
     assert captured.err.startswith(f"{told}\n" if status else "")
     assert bool(captured.err) == bool(status)
+
+
+@pytest.mark.parametrize("simulated", [True, False], ids=["a simulation", "this machine"])
+def test_where_the_log_goes(simulated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the journal, with the guest's uuid; a simulation's nowhere."""
+    package = logging.getLogger("libvirt_hooks")
+    monkeypatch.setattr(package, "propagate", True)
+    level, seen = package.level, list[dict[str, object]]()
+    closed: list[JournalHandler] = []
+
+    def look(host: Host, domain: Domain) -> None:
+        handlers = [each for each in package.handlers if isinstance(each, JournalHandler)]
+        seen.extend({**each.fields, "level": package.level} for each in handlers)
+        assert package.propagate is simulated
+
+    monkeypatch.setattr(lifecycle, "HANDLERS", {("prepare", "begin"): look})
+    monkeypatch.setattr(JournalHandler, "close", lambda handler: closed.append(handler))
+    domain = parse(xml("prepare"))
+    try:
+        assert carry_out("prepare", "begin", domain, SimHost() if simulated else None) == 0
+    finally:
+        package.setLevel(level)
+    expected = {"OPERATION": "prepare", "DOMAIN_UUID": UUID, "level": logging.INFO}
+    assert seen == ([] if simulated else [expected])
+    assert package.handlers == []
+    assert len(closed) == len(seen)
 
 
 def test_main_knows_no_other_operation() -> None:

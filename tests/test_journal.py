@@ -41,6 +41,15 @@ def test_a_claim_that_takes_all_forgets_the_stale_record(host: SimHost) -> None:
     assert host.records.names(journal.OWNERS) == [TWO]
 
 
+def test_a_claim_is_no_word_of_any_other_guest(host: SimHost) -> None:
+    """Since when another guest has what it has is not for this one to say."""
+    journal.claim(host, ONE, [A])
+    before = journal.owner(host, ONE)
+    host.clock.advance(10.0)
+    journal.claim(host, TWO, [B])
+    assert journal.owner(host, ONE) == before
+
+
 def test_disowned_leaves_nothing(host: SimHost) -> None:
     journal.claim(host, ONE, [A])
     journal.keep_only(host, ONE, [])

@@ -66,6 +66,15 @@ def test_results_come_in_the_order_asked_for() -> None:
     assert f" {os.getpid()}" not in str(outcomes)
 
 
+def test_who_is_named_twice_is_worked_on_once(tmp_path: Path) -> None:
+    def job(_: Bdf) -> str:
+        (tmp_path / str(os.getpid())).touch()
+        return "fine"
+
+    assert each([A, A], job) == {A: "fine"}
+    assert len(os.listdir(tmp_path)) == 1
+
+
 def test_what_an_error_knows_comes_along() -> None:
     def job(_: Bdf) -> str:
         error = Refused("no")

@@ -7,7 +7,9 @@ import pytest
 
 from libvirt_hooks import hook
 from libvirt_hooks.bdf import Bdf
+from libvirt_hooks.errors import SysfsError
 from libvirt_hooks.intent import intents
+from libvirt_hooks.journal import Undo
 from libvirt_hooks.observe import GONE, Observation
 from libvirt_hooks.policy import GuardChoice
 from libvirt_hooks.simulator.domain_xml import Assigned, domain_xml
@@ -52,6 +54,45 @@ def test_observe_says_what_would_be_done(caplog: pytest.LogCaptureFixture) -> No
         f"{BDF}: observe: stopped would: wake it from D3hot, then bring it to pristine",
         f"{BDF}: observe: release would: change nothing",
     ]
+
+
+def test_observe_says_what_it_cannot_see_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = idle('mode = "observe"')
+    host.add(SECOND, SM951, driver="vfio-pci")
+    read = host.read_config
+
+    def refused(bdf: Bdf, offset: int, length: int) -> bytes:
+        if bdf == BDF:
+            raise SysfsError(bdf, "reading config at 0x0", 5)
+        return read(bdf, offset, length)
+
+    monkeypatch.setattr(host, "read_config", refused)
+    caplog.set_level(logging.INFO)
+    assert call(host, "stopped", BDF, SECOND) == 0
+    assert caplog.messages == [
+        f"observe: {BDF}: reading config at 0x0: Input/output error",
+        f"{SECOND}: observe: stopped would: wake it from D3hot, then bring it to pristine",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "would"),
+    [
+        ("flr_lethal_while_enabled = true", "set reset_method to 'bus' while the guest runs"),
+        ('guard = "none"', "set reset_method to '' while the guest runs"),
+        ("prefer_bus = false", "change nothing"),
+    ],
+)
+def test_observe_knows_what_the_file_says_of_a_drive(
+    row: str, would: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = SimHost(policy=f'mode = "observe"\n[drive."1b36:0010"]\n{row}\n')
+    host.add(BDF, ORDINARY, driver="vfio-pci")
+    caplog.set_level(logging.INFO)
+    assert call(host, "reconnect", BDF) == 0
+    assert caplog.messages == [f"{BDF}: observe: reconnect would: {would}"]
 
 
 def test_observe_refuses_nobody_but_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -99,11 +140,80 @@ def test_a_mistake_in_the_metadata_refuses_a_start_and_loses_no_stop(
     assert called(["hook", "g", "prepare", "begin"], metadata('mod="off"'), host) == 1
     assert "unknown attribute 'mod', did you mean mode?" in capsys.readouterr().err
     assert life.start()
+    caplog.clear()
     life.hook = lambda argv, _, host: hook.main(argv, metadata('mod="off"', argv[2]), host)
     life.guest_shutdown()
     assert "unknown attribute 'mod'" in caplog.text
     assert life.verdicts()[0].alive
     at_rest(host)
+
+
+def test_an_expectation_in_the_metadata_refuses_another_drive(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    host, _ = one(SM951)
+    expect = f'<p:expect bdf="{BDF}" serial="S2GLNX0H"/>'
+    xml = metadata("").replace(b"/></metadata>", f">{expect}</p:policy></metadata>".encode())
+    assert called(["hook", "g", "prepare", "begin"], xml, host) == 1
+    assert "not the drive that this guest expects: serial is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["not TOML", "not readable"])
+@pytest.mark.parametrize("operation", ["start", "reconnect"])
+def test_a_broken_policy_leaves_no_drive_unguarded(
+    operation: str,
+    broken: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host = idle("mode =")
+
+    def unreadable() -> str:
+        raise SysfsError("/etc/virt-nvme-reset.toml", "reading", 5)
+
+    if broken == "not readable":
+        monkeypatch.setattr(host, "policy", unreadable)
+    assert call(host, operation, BDF) == 0
+    assert host.read_attr(BDF, "reset_method") == "bus"
+    assert owned(host, UUID) == (BDF,)
+    assert "defaults are used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mode", "driver", "told"),
+    [
+        pytest.param("enforce", "vfio-pci", 0, id="enforce: no idle talk"),
+        pytest.param("off", "vfio-pci", 0, id="off"),
+        pytest.param("observe", "nvme", 0, id="observe: the host's is none of ours"),
+        pytest.param("observe", "vfio-pci", 1, id="observe"),
+    ],
+)
+@pytest.mark.parametrize("operation", ["stopped", "release"])
+def test_who_is_told_what_would_be_done_to_what_a_guest_never_had(
+    operation: str, mode: str, driver: str, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = SimHost(policy=f'mode = "{mode}"')
+    host.add(BDF, SM951, driver=driver)
+    caplog.set_level(logging.INFO)
+    assert call(host, operation, BDF) == 0
+    assert len(caplog.messages) == told
+
+
+def test_off_says_nothing_of_what_it_would_refuse(caplog: pytest.LogCaptureFixture) -> None:
+    host = SimHost(policy='mode = "off"')
+    host.add(BDF, SM951, mounted="/srv")
+    assert call(host, "prepare", BDF) == 0
+    assert caplog.messages == []
+
+
+def test_what_a_dead_hook_has_left_is_put_back_in_every_mode() -> None:
+    for mode in ("enforce", "observe", "off"):
+        host = SimHost(policy=f'mode = "{mode}"')
+        host.add(BDF, SM951)
+        Undo(host, BDF).keep("reset_method", "flr")
+        assert call(host, "prepare", BDF) == 0
+        assert host.read_attr(BDF, "reset_method") == "flr"
+        at_rest(host)
 
 
 def test_a_guest_that_was_taken_before_the_policy_changed_is_given_back() -> None:
@@ -234,6 +344,13 @@ def test_a_short_deadline_is_kept() -> None:
             GuardChoice.AUTO,
             ["find nothing to do about it: the host's nvme driver has it"],
             id="the host's",
+        ),
+        pytest.param(
+            "prepare",
+            seen(registers=None, driver="nvme", power_state="D3hot"),
+            GuardChoice.AUTO,
+            ["find nothing to do about it: the host's nvme driver has it"],
+            id="the host's, asleep",
         ),
     ],
 )

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """decide(): the ladder's choices, one line a case."""
 
+from typing import Any
+
 import pytest
 
 from libvirt_hooks.ladder import (
@@ -177,6 +179,7 @@ READY_OFF = AwaitReady(False, 8.0)
         ),
         pytest.param(seen(0x1, 0x2), (ClearEnable(), READY_OFF), id="CFS: RDY will not rise"),
         pytest.param(seen(0x0, 0x1), (READY_OFF,), id="EN=0 RDY=1: only wait"),
+        pytest.param(seen(0x464060, 0x0), (ClearEnable(), READY_OFF), id="EN=0, SHN left over"),
         pytest.param(
             seen(0x460001, 0x1, vendor=0x144D, device=0xA821),
             (ClearEnable(), Settle(2.3), READY_OFF),
@@ -222,6 +225,133 @@ def test_no_reset_is_started_on_a_controller_that_is_gone() -> None:
         assert isinstance(decided, GiveUp)
         why = "the kernel would wait 65 s for a function that does not answer"
         assert [decided.refusals[method] for method in (FLR, PM, BUS)] == [why] * 3
+
+
+def ways(observation: Observation, goal: Goal) -> list[Method]:
+    """All that is tried of a drive that nothing changes."""
+    tried: list[Method] = []
+    while isinstance(decided := decide(observation, tried, goal, recovering=True), Try):
+        tried.append(decided.method)
+    return tried
+
+
+ALL_OFFERED: dict[str, Any] = {"offered": ("flr", "pm", "bus"), "slot": "7"}
+FROZEN: dict[str, Any] = {"config_vendor": 0xFFFF, "registers": None, "slot": "7"}
+AWAY = [Method.RESCAN, Method.BUS_RESCAN, Method.SLOT]
+
+
+@pytest.mark.parametrize(
+    ("observation", "goal", "expected"),
+    [
+        pytest.param(
+            seen(*STUCK, **ALL_OFFERED),
+            Goal.PRISTINE,
+            [CONTROLLER, FLR, PM, BUS, *AWAY],
+            id="the gentlest first, and nothing is left out",
+        ),
+        pytest.param(
+            seen(*STUCK, **ALL_OFFERED, vendor=0x8086, device=0xF1A6),
+            Goal.PRISTINE,
+            [CONTROLLER, BUS, FLR, PM, *AWAY],
+            id="a drive that an FLR damages",
+        ),
+        pytest.param(seen(**FROZEN), Goal.PRISTINE, AWAY, id="frozen: no reset"),
+        pytest.param(
+            seen(**FROZEN, neighbours=(NEIGHBOUR,)),
+            Goal.PRISTINE,
+            [Method.RESCAN],
+            id="frozen beside another function",
+        ),
+        pytest.param(
+            seen(**{**FROZEN, "port": None}),
+            Goal.PRISTINE,
+            [Method.RESCAN, Method.SLOT],
+            id="frozen on a root bus",
+        ),
+        pytest.param(
+            seen(**{**FROZEN, "slot": None}), Goal.PRISTINE, AWAY[:2], id="frozen in no slot"
+        ),
+        pytest.param(
+            seen(driver="nvme", nvme_state="dead", registers=None, slot="7"),
+            Goal.LIVE,
+            AWAY,
+            id="the host's driver has given up and is still there",
+        ),
+        pytest.param(
+            seen(driver=None, registers=None, unreadable="kernel lockdown", slot="7"),
+            Goal.LIVE,
+            [Method.PROBE, *(each for way in AWAY for each in (way, Method.PROBE))],
+            id="unreadable without a driver: the probe will tell, each time anew",
+        ),
+        pytest.param(
+            seen(driver=None, offered=(), slot="7"),
+            Goal.LIVE,
+            [Method.PROBE, *(each for way in AWAY for each in (way, Method.PROBE))],
+            id="disabled, and the host's driver does not take it",
+        ),
+    ],
+)
+def test_every_way_to_a_goal(observation: Observation, goal: Goal, expected: list[Method]) -> None:
+    assert ways(observation, goal) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        pytest.param({**FROZEN, "open": True}, "vfio has it open", id="open"),
+        pytest.param(
+            {**FROZEN, "driver": "nvme", "nvme_state": "resetting"},
+            "the host's nvme driver has it: resetting",
+            id="the host's driver is at work",
+        ),
+        pytest.param(
+            {**FROZEN, "driver": "nvme"},
+            "the host's nvme driver has it: probing",
+            id="the host's driver has just come",
+        ),
+        pytest.param(
+            {**FROZEN, "driver": "uio_pci_generic"}, "driver uio_pci_generic has it", id="SPDK's"
+        ),
+        pytest.param(
+            {**FROZEN, "virtual_functions": 2},
+            "would also take away its 2 virtual functions",
+            id="virtual functions",
+        ),
+        pytest.param(
+            {"registers": None, "unreadable": "kernel lockdown"},
+            "nothing says that it needs it: kernel lockdown",
+            id="unreadable on vfio-pci",
+        ),
+    ],
+)
+def test_what_is_never_taken_away(changes: dict[str, Any], why: str) -> None:
+    decided = decide(seen(**{**changes, "slot": "7"}), [], Goal.PRISTINE, recovering=True)
+    assert isinstance(decided, GiveUp)
+    assert [decided.refusals[method] for method in AWAY] == [why] * 3
+
+
+@pytest.mark.parametrize(
+    ("observation", "why"),
+    [
+        pytest.param(seen(driver="vfio-pci"), "driver vfio-pci has it", id="on vfio-pci"),
+        pytest.param(
+            seen(driver="nvme", nvme_state="dead", registers=None),
+            "driver nvme has it",
+            id="the host's driver has given up and is still there",
+        ),
+        pytest.param(seen(driver=None, **FROZEN), "it does not answer", id="frozen"),
+        pytest.param(
+            seen(*STUCK, driver=None),
+            "it is not disabled: CC=0x00460060 CSTS=0x00000001 (RDY=1 CFS=0 SHST=0 NSSRO=0 PP=0)",
+            id="not disabled",
+        ),
+    ],
+)
+def test_when_the_hosts_driver_is_not_asked_to_probe(observation: Observation, why: str) -> None:
+    tried = [rung.method for rung in (*LADDER, *RECOVERY)]
+    decided = decide(observation, tried, Goal.LIVE, recovering=True)
+    assert isinstance(decided, GiveUp)
+    assert decided.refusals == {Method.PROBE: why}
 
 
 def test_every_method_is_a_rung() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from libvirt_hooks import custody, journal, marks, recovery
 from libvirt_hooks.bdf import Bdf
-from libvirt_hooks.errors import BadRecord, DeviceBusy, HookError, LadderExhausted, Refused
+from libvirt_hooks.errors import BadRecord, DeviceBusy, HookError, LadderExhausted, Refused, Stuck
 from libvirt_hooks.journal import ON_ITS_WAY, Undo
 from libvirt_hooks.policy import Policy
 from libvirt_hooks.simulator.faults import Fault
@@ -15,7 +15,7 @@ from libvirt_hooks.simulator.host import SimHost
 from libvirt_hooks.simulator.life import UUID, Life
 from libvirt_hooks.simulator.models import ORDINARY, SM951
 
-from .lives import BDF, OTHER, at_rest, at_work, call, called
+from .lives import BDF, OTHER, at_rest, at_work, call, called, owned
 
 NEIGHBOUR = Bdf.parse("0000:01:00.1")
 PORT = Bdf.parse("0000:00:01.0")
@@ -250,14 +250,47 @@ def test_a_guest_that_is_gone_without_a_hook_is_undone() -> None:
     at_rest(host)
 
 
-def test_a_guest_that_a_hook_has_just_heard_of_is_left_alone() -> None:
+@pytest.mark.parametrize("last_heard", ["start", "stopped", "reconnect"])
+def test_a_guest_that_a_hook_has_just_heard_of_is_left_alone(last_heard: str) -> None:
     host = orphan()
+    host.clock.advance(1000.0)
+    assert call(host, last_heard, BDF) == 0
+    host.clock.advance(25.0)
     host.trace.clear()
-    host.clock.advance(ON_ITS_WAY - 3)
     assert recover(host) == []
     assert host.texts() == []
     with pytest.raises(DeviceBusy, match=f"the guest with uuid {UUID} has it"):
         recovery.recover_one(host, Policy(), BDF)
+
+
+def test_what_a_hook_has_left_that_died_before_it_owned_anything_is_undone() -> None:
+    host = SimHost()
+    host.add(BDF, SM951)
+    Undo(host, BDF).keep("reset_method", "flr")
+    assert recover(host) == [f"{BDF}: live: nothing to do"]
+    assert host.read_attr(BDF, "reset_method") == "flr"
+    at_rest(host)
+
+
+def test_what_was_taken_out_while_its_guest_was_gone_is_not_looked_for() -> None:
+    host = SimHost()
+    journal.claim(host, UUID, [BDF])
+    host.clock.advance(ON_ITS_WAY + 1)
+    assert recover(host) == [f"guest {UUID}: gone, and no hook came: forgotten"]
+    assert host.texts() == []
+    at_rest(host)
+
+
+def test_recover_is_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person waits for it, and not libvirtd: it has as long as any operation may have."""
+    host = orphan()
+    host.clock.advance(1000.0)
+    host.device(BDF).enable_count = 1
+    began = host.monotonic()
+    said = recover(host)
+    assert "still open through vfio 150 s after" in said[0]
+    assert host.monotonic() - began == pytest.approx(150.0, abs=0.1)
+    assert owned(host, UUID) == (BDF,)
 
 
 def test_a_guest_that_runs_is_left_alone() -> None:
@@ -313,6 +346,49 @@ def test_what_is_stuck_and_what_is_dead_is_told() -> None:
     assert not any("in the kernel" in each for each in said)
 
 
+def test_what_is_stuck_is_told_though_nothing_is_to_be_put_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = SimHost()
+    marks.mark_stuck(host, BDF, Stuck(f"{BDF}: opening /dev/nvme0n1", pid=7, started=7))
+    monkeypatch.setattr(host, "runs", lambda *_: True)
+    assert recover(host) == [
+        f"{BDF}: an earlier hook is still in the kernel with it: opening /dev/nvme0n1"
+    ]
+
+
+@pytest.mark.parametrize("known", ["by its journal", "as given up"])
+def test_recover_by_name_of_one_that_is_away(known: str) -> None:
+    host = SimHost()
+    host.add(BDF, SM951, faults=Fault.RESCAN_CURES)
+    host.function(BDF).frozen = True
+    host.write_attr(BDF, "remove", "1")
+    if known == "as given up":
+        marks.mark_dead(host, BDF, HookError("x"))
+    else:
+        Undo(host, BDF).keep("port", str(PORT))
+    assert recovery.recover_one(host, Policy(), BDF).startswith(f"{BDF}: live: ")
+    at_rest(host)
+
+
+def test_recover_by_name_is_patient() -> None:
+    host = SimHost()
+    host.add(BDF, SM951, "vfio-pci", Fault.CONFIG_FROZEN | Fault.SLOT_CURES, slot="7")
+    said = recovery.recover_one(host, Policy(deadline=0.5), BDF)
+    assert "pristine: remove/rescan and remove/bus/rescan and slot power, " in said
+
+
+def test_a_record_outlives_a_recovery_that_did_not_come_to_it() -> None:
+    host = SimHost()
+    host.add(BDF, SM951, driver="vfio-pci")
+    journal.claim(host, UUID, [BDF])
+    host.clock.advance(ON_ITS_WAY + 1)
+    host.occupy(BDF, 1000.0)
+    with pytest.raises(DeviceBusy, match="lock"):
+        recovery.recover_one(host, Policy(), BDF)
+    assert owned(host, UUID) == (BDF,)
+
+
 @pytest.mark.parametrize(
     ("driver", "faults", "said"),
     [
@@ -350,6 +426,25 @@ def test_recover_by_name_of_one_that_the_host_uses() -> None:
     ):
         recovery.recover_one(host, Policy(), BDF)
     assert host.texts() == []
+
+
+@pytest.mark.parametrize("known", ["journaled", "given up"])
+def test_nothing_excuses_what_the_host_uses(known: str) -> None:
+    host = SimHost()
+    host.add(BDF, SM951, mounted="/srv")
+    if known == "journaled":
+        Undo(host, BDF).keep("reset_method", "flr")
+    else:
+        marks.mark_dead(host, BDF, HookError("x"))
+    with pytest.raises(Refused, match="in use by the host"):
+        recovery.recover_one(host, Policy(), BDF)
+    assert host.texts() == []
+
+
+def test_what_no_guest_may_have_may_still_be_recovered() -> None:
+    host = SimHost()
+    host.add(BDF, SM951)
+    assert "live: nothing to do" in recovery.recover_one(host, Policy(deny=(str(BDF),)), BDF)
 
 
 def test_recover_by_name_of_one_that_nothing_brings_back() -> None:

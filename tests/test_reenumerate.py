@@ -6,13 +6,17 @@ import errno
 import pytest
 
 from libvirt_hooks import custody, reenumerate
+from libvirt_hooks.bdf import Bdf
 from libvirt_hooks.errors import DeviceBusy, SysfsError
+from libvirt_hooks.journal import Undo
 from libvirt_hooks.ladder import Reenumerate
 from libvirt_hooks.simulator.faults import Fault
 from libvirt_hooks.simulator.host import SimHost
 from libvirt_hooks.simulator.models import SM951
 
 from .lives import BDF, at_work
+
+PORT = Bdf.parse("0000:00:01.0")
 
 
 def on_vfio(faults: Fault = Fault.NONE) -> SimHost:
@@ -149,3 +153,106 @@ def test_a_bridge_that_refuses_is_no_reason_for_another_way(
     with pytest.raises(SysfsError):
         reenumerate.reenumerate(at_work(host), Reenumerate(port=port))
     assert not any("0x3e" in text for text in host.texts())
+
+
+@pytest.mark.parametrize("value", ["", "x"])
+@pytest.mark.parametrize("name", ["port", "slot", "driver", "driver_override"])
+def test_any_entry_of_a_removal_makes_it_due_and_none_outlives_it(name: str, value: str) -> None:
+    work = at_work(on_vfio())
+    assert not reenumerate.is_due(work)
+    work.undo.keep(name, value)
+    assert reenumerate.is_due(work)
+    reenumerate.give_up(work)
+    assert not reenumerate.is_due(work)
+
+
+@pytest.mark.parametrize(
+    ("step", "first", "then"),
+    [
+        pytest.param(
+            Reenumerate(port=PORT), "reset_subordinate=1", "rescan", id="a reset of its bus"
+        ),
+        pytest.param(
+            Reenumerate(slot="7"), "slots/7/power=0", "slots/7/power=1", id="its slot's power"
+        ),
+    ],
+)
+def test_a_second_of_rest(step: Reenumerate, first: str, then: str) -> None:
+    """PCI Express Base 5.0, 6.6.1: so long may a function be silent after either."""
+    host = SimHost()
+    host.add(BDF, SM951, driver="vfio-pci", slot="7")
+    reenumerate.reenumerate(at_work(host), step)
+    at = {event.text: event.seconds for event in host.trace}
+    assert at[then] - at[first] == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_slot_is_not_switched_on_under_a_function_that_is_there() -> None:
+    host = SimHost()
+    host.add(BDF, SM951, driver="vfio-pci", slot="7")
+    work = at_work(host)
+    work.undo.keep("slot", "7")
+    host.trace.clear()
+    reenumerate.finish(work)
+    assert host.texts() == []
+    assert host.records.all == []
+
+
+@pytest.mark.parametrize(
+    ("attribute", "entry", "expected"),
+    [
+        pytest.param("slots/7/power", "slot", [("0", "7"), ("1", "7")], id="slot"),
+        pytest.param(
+            "drivers_autoprobe", "drivers_autoprobe", [("0", "1"), ("1", "1")], id="probes"
+        ),
+    ],
+)
+def test_what_is_switched_off_is_journaled_before_and_until_it_is_on(
+    attribute: str, entry: str, expected: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = SimHost()
+    host.add(BDF, SM951, driver="vfio-pci", slot="7")
+    kept: list[tuple[str, str | None]] = []
+    write = host.write_bus
+
+    def spy(name: str, value: str) -> None:
+        if name == attribute:
+            kept.append((value, Undo(host, BDF).original(entry)))
+        write(name, value)
+
+    monkeypatch.setattr(host, "write_bus", spy)
+    reenumerate.reenumerate(at_work(host), Reenumerate(slot="7"))
+    assert kept == expected
+
+
+def test_of_what_was_away_already_nothing_is_remembered() -> None:
+    host = on_vfio()
+    host.write_attr(BDF, "remove", "1")
+    host.function(BDF).frozen = True
+    work = at_work(host)
+    reenumerate.reenumerate(work, Reenumerate())
+    assert not reenumerate.is_due(work)
+
+
+def test_a_driver_that_has_bound_is_not_told_to() -> None:
+    host = on_vfio()
+    work = at_work(host)
+    work.undo.keep("driver", "vfio-pci")
+    reenumerate.finish(work)
+    assert not any(text.startswith(("driver_override", "drivers_probe")) for text in host.texts())
+
+
+def test_another_removal_is_waited_for() -> None:
+    host = on_vfio()
+    host._workers.locked_until["drivers_autoprobe"] = host.monotonic() + 3.0
+    reenumerate.reenumerate(at_work(host), Reenumerate())
+    assert host.driver(BDF) == "vfio-pci"
+
+
+@pytest.mark.parametrize("before", [0x0003, 0x0043], ids=["plain", "in reset already"])
+def test_the_bridges_other_bits_stay(before: int) -> None:
+    host = on_vfio()
+    host.machine.bridges[PORT].has_reset_subordinate = False
+    host.machine.bridges[PORT].config[0x3E:0x40] = before.to_bytes(2, "little")
+    reenumerate.reenumerate(at_work(host), Reenumerate(port=PORT))
+    writes = [text for text in host.texts() if text.startswith("config write 0x3e")]
+    assert writes == ["config write 0x3e=0x0043", "config write 0x3e=0x0003"]

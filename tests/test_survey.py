@@ -10,13 +10,14 @@ from libvirt_hooks.admission import Facts
 from libvirt_hooks.bdf import Bdf
 from libvirt_hooks.errors import HookError, Stuck
 from libvirt_hooks.identity import Expected
-from libvirt_hooks.operation import Operation
+from libvirt_hooks.operation import Operation, raise_first
 from libvirt_hooks.policy import Policy
 from libvirt_hooks.simulator.host import SimHost
 from libvirt_hooks.simulator.life import UUID
 from libvirt_hooks.simulator.models import SM951
 from libvirt_hooks.snapshot import Handle, Process, Snapshot
 from libvirt_hooks.survey import survey
+from libvirt_hooks.work import Work
 
 from .lives import BDF, OTHER, SECOND, call
 
@@ -76,6 +77,54 @@ def test_a_mount_is_believed_at_once(host: SimHost, monkeypatch: pytest.MonkeyPa
     kinds = {use.kind for use in facts(host).uses}
     assert "mount" in kinds
     assert host.monotonic() == began
+
+
+@pytest.mark.parametrize(
+    ("times", "uses", "seconds"),
+    [
+        pytest.param(1, [], 0.3, id="for a moment"),
+        pytest.param(9, ["claimed@nvme0n1"], 0.6, id="for good"),
+    ],
+)
+def test_a_claim_that_nothing_explains_is_looked_at_again(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch, times: int, uses: list[str], seconds: float
+) -> None:
+    left = ["nvme0n1"] * times
+    monkeypatch.setattr(host, "claimed", lambda _: [left.pop()] if left else [])
+    began = host.monotonic()
+    assert [str(use) for use in facts(host).uses] == uses
+    assert host.monotonic() - began == pytest.approx(seconds)
+
+
+def test_what_was_seen_of_one_disk_is_not_forgotten_for_another(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second disk alone is looked at again."""
+    host.add(SECOND, SM951)
+    host.device(BDF).mounted = "/srv"
+    left = [["nvme1n1"]]
+    monkeypatch.setattr(host, "claimed", lambda bdf: left.pop() if bdf == SECOND and left else [])
+    one, other = survey(Operation.begin(host, Policy(), [BDF, SECOND]), UUID, [BDF, SECOND])
+    assert [str(use) for use in one.uses] == ["mount@nvme0n1p1:/srv"]
+    assert other.uses == ()
+    assert left == []
+
+
+def test_who_has_its_group_open(host: SimHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "vfio_users", lambda bdfs: dict.fromkeys(bdfs, (SMARTD,)))
+    assert facts(host).users == (SMARTD,)
+
+
+@pytest.mark.parametrize(
+    ("state", "dead"), [("live", None), ("connecting", "x"), ("dead", "x"), (None, "x")]
+)
+def test_only_a_drive_that_can_be_used_is_given_up_no_more(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch, state: str | None, dead: str | None
+) -> None:
+    marks.mark_dead(host, BDF, HookError("x"))
+    monkeypatch.setattr(host, "nvme_state", lambda _: state)
+    assert facts(host).dead == dead
+    assert marks.dead(host, BDF) == dead
 
 
 def test_a_disk_that_cannot_be_opened_is_no_free_disk(
@@ -201,8 +250,48 @@ def test_what_is_denied(host: SimHost, entry: str) -> None:
     assert facts(host, policy=Policy(deny=(entry,))).denied == entry
 
 
-def test_a_worker_that_is_stuck_is_remembered(host: SimHost) -> None:
-    stuck = Stuck(f"{BDF}: writing '1' to reset", pid=1, started=1)
+@pytest.mark.parametrize(
+    ("pid", "full", "marks_left"),
+    [
+        pytest.param(1, False, [f"stuck/{BDF}"], id="remembered"),
+        pytest.param(0, False, [], id="but not where no process is left"),
+        pytest.param(1, True, [], id="and is no error where that cannot be written"),
+    ],
+)
+def test_a_worker_that_is_stuck(
+    host: SimHost,
+    pid: int,
+    full: bool,
+    marks_left: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stuck = Stuck(f"{BDF}: writing '1' to reset", pid=pid, started=1)
+    monkeypatch.setattr(host, "each", lambda bdfs, *_: dict.fromkeys(bdfs, stuck))
     operation = Operation.begin(host, Policy(), [BDF])
-    operation._mark_stuck(BDF, stuck)
-    assert host.records.all == [f"stuck/{BDF}"]
+    host.records.full = full
+    assert operation.each([BDF], lambda _: "") == {BDF: stuck}
+    assert host.records.all == marks_left
+    failed = [f"stuck/{BDF}: writing: No space left on device"] if full else []
+    assert caplog.messages == [*failed, stuck.message]
+
+
+def test_what_came_of_a_job_is_told_with_how_long_it_took(
+    host: SimHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    operation = Operation.begin(host, Policy(), [BDF])
+
+    def task(work: Work) -> str:
+        work.host.sleep(1.5)
+        return "well"
+
+    assert operation.each([BDF], task) == {BDF: "well"}
+    (told,) = caplog.records
+    assert told.getMessage() == f"{BDF}: well"
+    assert vars(told)["fields"] == {"PCI_BDF": str(BDF), "ELAPSED_MS": "1500.000"}
+
+
+def test_the_first_error_is_the_one_that_refuses() -> None:
+    with pytest.raises(HookError, match="one"):
+        raise_first({BDF: "well", SECOND: HookError("one"), Bdf(0, 3, 0, 0): HookError("two")})

@@ -2,6 +2,7 @@
 """Runs inside the rig: kills the next hook of one operation, or its worker, at a chosen moment.
 
     killer.py OPERATION WHOM after SECONDS     so long after the hook appeared
+    killer.py OPERATION WHOM working SECONDS   so long after its first worker did
     killer.py OPERATION WHOM when PATH TEXT    once the file holds the text; with "=TEXT", only that
 
 WHOM is ``hook`` (the process that libvirt waits for), ``worker`` (its children) or ``both``. A file
@@ -37,7 +38,8 @@ PROC_EVENT_EXEC = 2
 # struct nlmsghdr, cn_msg, and of proc_event: what, cpu, timestamp_ns, process_pid, process_tgid.
 NLMSGHDR, CN_MSG, EVENT = struct.Struct("IHHII"), struct.Struct("IIIIHH"), struct.Struct("IIQII")
 
-Moment = Callable[[float], bool]
+Moment = Callable[[float, float], bool]
+"""Seconds since the hook appeared, and since it has a worker (-1 before): is it time?"""
 
 
 def command_line(pid: int) -> list[bytes]:
@@ -90,9 +92,11 @@ def children(pid: int) -> list[int]:
 def moment(words: list[str]) -> Moment:
     match words:
         case ["after", seconds]:
-            return lambda elapsed: elapsed >= float(seconds)
+            return lambda elapsed, _: elapsed >= float(seconds)
+        case ["working", seconds]:
+            return lambda _, working: working >= float(seconds)
         case ["when", path, text]:
-            return lambda _: holds(Path(path), text)
+            return lambda *_: holds(Path(path), text)
     raise SystemExit(__doc__)
 
 
@@ -118,13 +122,17 @@ def kill(hook: int, whom: str) -> list[int]:
 
 def strike(hook: int, whom: str, ripe: Moment) -> dict[str, Any]:
     """Wait for the moment, then kill; a hook that ends before has escaped."""
-    began = time.monotonic()
+    began, working_since = time.monotonic(), 0.0
     alive = os.pidfd_open(hook)
-    while not ripe(time.monotonic() - began) or (whom == "worker" and not children(hook)):
+    while True:
+        now = time.monotonic()
+        if not working_since and children(hook):
+            working_since = now
+        working = now - working_since if working_since else -1.0
+        if ripe(now - began, working) and (working >= 0 or whom != "worker"):
+            return {"killed": kill(hook, whom), "elapsed": now - began, "escaped": ""}
         if select.select([alive], [], [], POLL)[0]:
-            return {"killed": [], "elapsed": time.monotonic() - began, "escaped": "had ended"}
-    elapsed = time.monotonic() - began
-    return {"killed": kill(hook, whom), "elapsed": elapsed, "escaped": ""}
+            return {"killed": [], "elapsed": now - began, "escaped": "had ended"}
 
 
 def main(operation: str, whom: str, *words: str) -> None:

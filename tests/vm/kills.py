@@ -34,6 +34,11 @@ def after(operation: str, whom: str, seconds: float) -> Kill:
     return Kill(operation, whom, ("after", f"{seconds:.3f}"))
 
 
+def working(operation: str, whom: str, seconds: float) -> Kill:
+    """Kill it so long after it has a worker, if it ever has."""
+    return Kill(operation, whom, ("working", f"{seconds:.3f}"))
+
+
 def when(operation: str, whom: str, path: str, text: str) -> Kill:
     """Kill it once the file holds the text; with ``=`` before it, that and no more."""
     return Kill(operation, whom, ("when", path, text))

@@ -35,12 +35,14 @@ BY_HAND = (
 def disk(rig: Rig, ordinary: Drive) -> Iterator[Disk]:
     disk = Disk(ordinary)
     rig.run(["mkdir", "-p", uses.POINT])
-    disk.partition()
-    yield disk
-    uses.end_all(disk)
-    if not ordinary.is_live():
-        ordinary.heal()
-    Disk(ordinary).wipe()
+    try:
+        disk.partition()
+        yield disk
+    finally:
+        uses.end_all(disk)
+        if not ordinary.is_live():
+            ordinary.heal()
+        Disk(ordinary).wipe()
 
 
 @pytest.fixture

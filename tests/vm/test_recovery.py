@@ -155,13 +155,13 @@ def test_unmanaged_drive_comes_back_on_vfio_pci(rig: Rig, frozen: Double) -> Non
 
     found = recovery(rig, began, "release")
     print(f"\nunmanaged: {found.last['MESSAGE']}; in all {found.seconds:.1f} s")
+    probed = rig.run(f"dmesg | grep 'nvme nvme.*{frozen.bdf}'", check=False).stdout
+    assert probed == ""
     assert RESCAN in found.rungs
     after = frozen.registers_view()
     assert after.is_disabled, after.registers
     assert (after.driver, after.driver_override) == ("vfio-pci", before.driver_override)
     assert (after.reset_method, after.power_control) == ("flr bus", before.power_control)
-    probed = rig.run(f"dmesg | grep 'nvme nvme.*{frozen.bdf}'", check=False).stdout
-    assert probed == ""
     assert rig.run(["cat", AUTOPROBE]).stdout == "1\n"
     assert hooks.left_behind(rig) == []
 
