@@ -62,6 +62,16 @@ class Rule:
 
 RULES = (
     Rule(
+        lambda facts: facts.is_root,
+        lambda facts: f"in use by the host: {listed(facts.uses)}",
+        lambda facts: remedy(facts.uses),
+    ),
+    Rule(
+        lambda facts: facts.dead is not None,
+        lambda facts: f"given up in this boot: {facts.dead}",
+        lambda facts: f"power the host off and on; or try virt-nvme-reset recover {facts.bdf}",
+    ),
+    Rule(
         lambda facts: not facts.present,
         lambda facts: "there is no such PCI function",
         lambda facts: "look for its address with: lspci -D -d ::0108",
@@ -75,11 +85,6 @@ RULES = (
         lambda facts: facts.is_foreign,
         lambda facts: f"driver is {facts.driver}, expected {NVME}, {VFIO_PCI} or none",
         lambda facts: "end whatever uses it through that driver, and unbind it",
-    ),
-    Rule(
-        lambda facts: facts.is_root,
-        lambda facts: f"in use by the host: {listed(facts.uses)}",
-        lambda facts: remedy(facts.uses),
     ),
     Rule(
         lambda facts: facts.denied is not None,
@@ -98,11 +103,6 @@ RULES = (
         lambda facts: facts.stuck is not None,
         lambda facts: f"an earlier hook is still in the kernel with it: {facts.stuck}",
         lambda facts: "wait for it; if it never ends, power the host off and on",
-    ),
-    Rule(
-        lambda facts: facts.dead is not None,
-        lambda facts: f"given up in this boot: {facts.dead}",
-        lambda facts: f"power the host off and on; or try virt-nvme-reset recover {facts.bdf}",
     ),
     Rule(
         lambda facts: facts.open and facts.owner is not None,

@@ -56,8 +56,7 @@ def _handle(handler: lifecycle.Handler, domain: Domain, host: Host | None) -> No
 
 def _failed(operation: str, error: HookError) -> int:
     """Say what is wrong; only where libvirt asks us may that stop a guest."""
-    what = f"{error.message} (hint: {error.hint})" if error.hint else error.message
-    log.error("%s failed: %s", operation, what)
+    log.error("%s failed: %s", operation, error.in_full)
     if operation not in lifecycle.MAY_REFUSE:
         return 0
     # None if it is closed; print() would then take stdout.

@@ -38,6 +38,11 @@ class HookError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def in_full(self) -> str:
+        """Message and hint on one line, for the journal."""
+        return f"{self.message} (hint: {self.hint})" if self.hint else self.message
+
 
 class BadDomain(HookError):
     """The domain XML cannot be believed."""

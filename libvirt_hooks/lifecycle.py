@@ -9,7 +9,7 @@ only `prepare` and `start` may refuse; non-zero from `reconnect` would kill a ru
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
-from . import custody, intent, journal, policy
+from . import custody, intent, journal, marks, policy
 from .admission import Facts, refusal
 from .bdf import Bdf
 from .domain import Controller, Domain
@@ -137,7 +137,7 @@ def _admit(facts: Facts, mode: Mode) -> None:
 def _believed(host: Host, domain: Domain) -> Policy:
     """The policy where nothing may be refused for its sake: what cannot be believed is told."""
     if domain.policy_error is not None:
-        log.error("%s", domain.policy_error.message)
+        log.error("%s", domain.policy_error.in_full)
     try:
         return policy.load(host, domain.policy)
     except (BadPolicy, SysfsError) as error:
@@ -154,8 +154,9 @@ def _observe(host: Host, domain: Domain, operation: str) -> None:
 
 
 def _concerns_us(host: Host, controller: Controller, left: Iterable[Bdf]) -> bool:
-    """Only NVMe; but a `<disk type='nvme'>` must be one, whatever is there."""
-    if controller.element == "disk" or controller.bdf in left:
+    """Only NVMe; but a `<disk type='nvme'>` must be one, and what we know is, whatever is there."""
+    known = controller.bdf in left or marks.dead(host, controller.bdf) is not None
+    if controller.element == "disk" or known:
         return True
     code = host.read_attr(controller.bdf, "class")
     if code is None:

@@ -49,7 +49,7 @@ class Operation:
         for bdf, result in results.items():
             if isinstance(result, HookError) and not result.told:
                 # A worker that was killed, or is stuck, could not.
-                log.error("%s", result.message, extra=about(bdf))
+                log.error("%s", result.in_full, extra=about(bdf))
         return results
 
     def ask(self, bdfs: Sequence[Bdf], job: Job) -> Results:
@@ -83,7 +83,7 @@ def _tell(host: Host, job: Callable[[Bdf], str], bdf: Bdf) -> str:
     try:
         result = job(bdf)
     except HookError as error:
-        log.error("%s", error.message, extra=about(bdf, ELAPSED_MS=_since(host, began)))
+        log.error("%s", error.in_full, extra=about(bdf, ELAPSED_MS=_since(host, began)))
         error.told = True
         raise
     log.info("%s: %s", bdf, result, extra=about(bdf, ELAPSED_MS=_since(host, began)))

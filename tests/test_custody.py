@@ -359,6 +359,24 @@ def test_only_release_takes_a_function_away() -> None:
     assert "remove=1" in host.texts()
 
 
+@pytest.mark.parametrize(
+    ("operation", "hint"),
+    [
+        ("stopped", f"virt-nvme-reset recover {BDF}; if that fails, power the host off and on"),
+        ("release", "power the host off and on: nothing less brings such a drive back"),
+    ],
+)
+def test_the_last_word_on_a_drive_that_is_gone_says_what_a_person_can_do(
+    operation: str, hint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """libvirt shows nobody what these two print: the journal is all there is."""
+    host = idle()
+    journal.claim(host, UUID, [BDF])
+    host.function(BDF).frozen = True
+    assert call(host, operation, BDF) == 0
+    assert errors(caplog)[-1].endswith(f" (hint: {hint})")
+
+
 def test_lockdown_hides_no_drive_that_the_hosts_driver_does_not_bring_up() -> None:
     """What cannot be read cannot be verified; but whether nvme is live can be seen."""
     host = SimHost(lockdown=True)

@@ -66,7 +66,7 @@ def test_a_dead_drive_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> 
     assert captured.out == ""
     assert captured.err == (
         "0000:01:00.0: does not answer: configuration space reads 0xffff, expected 144d:a802\n"
-        "  hint: power the host off and on: nothing less brings such a drive back\n"
+        "  hint: virt-nvme-reset recover 0000:01:00.0; if that fails, power the host off and on\n"
     )
     assert "reset=1" not in host.texts()
 
