@@ -50,6 +50,7 @@ LIVE_POLL = 0.01
 PROBE_GRACE = 1.0
 """Seconds until a driver that will bind has: newer kernels let nvme probe beside the caller."""
 POWER_CYCLE = "power the host off and on: nothing less brings such a drive back"
+RECOVER = "virt-nvme-reset recover {}; if that fails, power the host off and on"
 
 Ended = str | None
 """Why a rung ended before its last step; None: go on."""
@@ -112,7 +113,7 @@ def reach(work: Work, goal: Goal, recovering: bool = False) -> Outcome:
                 tried.append(method)
                 started = work.host.monotonic()
                 completed = _take(work, method, steps)
-                was_reset |= completed and method not in (Method.CONTROLLER, Method.PROBE)
+                was_reset |= completed and method in (Method.FLR, Method.PM, Method.BUS)
                 before, seen = seen, look(work)
                 _tell(method, before, seen, work.host.monotonic() - started)
 
@@ -220,7 +221,8 @@ def is_wanted_by_host(work: Work) -> bool:
 def gone(seen: Observation) -> DeviceGone:
     """Word the error for a controller that does not answer."""
     expected = f", expected {seen.vendor:04x}:{seen.device:04x}" if seen.present else ""
-    return DeviceGone(f"{seen.bdf}: does not answer: {seen.evidence}{expected}", hint=POWER_CYCLE)
+    message = f"{seen.bdf}: does not answer: {seen.evidence}{expected}"
+    return DeviceGone(message, hint=RECOVER.format(seen.bdf))
 
 
 def _gave_up(
@@ -238,7 +240,7 @@ def _gave_up(
     refused = "".join(f"; {method}: {why}" for method, why in refusals.items())
     return LadderExhausted(
         f"{seen.bdf}: not {goal.value}{after}: {_evidence(seen)}{refused}",
-        hint=POWER_CYCLE,
+        hint=POWER_CYCLE if recovering else RECOVER.format(seen.bdf),
         disabled=seen.disabled,
     )
 

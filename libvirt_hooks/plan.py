@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from .ladder import LADDER, LADDER_BUS_FIRST, PROBE, RECOVERY, Method, Refusal, Rung, Step
+from .nvme import ControllerState
 from .observe import Observation
 
 
@@ -31,6 +32,10 @@ class Goal(Enum):
         if self is Goal.LIVE:
             return seen.live
         return seen.pristine or (seen.disabled and (was_reset or self is Goal.DISABLED))
+
+
+CALM = (ControllerState.SHUT_DOWN, ControllerState.DISABLED)
+"""As an orderly driver leaves a controller."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,8 @@ def decide(
 ) -> Done | Try | GiveUp:
     """Decide the next move.
 
-    :param tried: rungs already taken, in order: each is taken once, whatever came of it; only a
-        probe is worth another try after each reset.
+    :param tried: rungs already taken, in order: each is taken once, whatever came of it; a probe
+        again after each reset, and the ladder on what was enumerated anew and is CALM.
     :param was_reset: one of them was a reset by the kernel that ran to its end.
     :param recovering: the function may also be removed and enumerated anew.
     """
@@ -71,13 +76,24 @@ def decide(
         return Done()
     refusals: dict[Method, Refusal] = {}
     for rung in rungs(seen, goal, recovering):
-        if rung.method in (tried[-1:] if rung is PROBE else tried):
+        if rung.method in _past(rung, tried, seen):
             continue
         refusal = rung.refusal(seen)
         if refusal is None:
             return Try(rung.method, rung.steps(seen))
         refusals[rung.method] = refusal
     return GiveUp(refusals)
+
+
+def _past(rung: Rung, tried: Sequence[Method], seen: Observation) -> Sequence[Method]:
+    if rung is PROBE:
+        return tried[-1:]
+    if rung in RECOVERY or seen.state not in CALM:
+        return tried
+    # The host's driver may have had it, and left it as it leaves any: shut down.
+    enumerations = [each.method for each in RECOVERY]
+    last = max((at for at, method in enumerate(tried) if method in enumerations), default=0)
+    return tried[last:]
 
 
 def rungs(seen: Observation, goal: Goal, recovering: bool) -> tuple[Rung, ...]:

@@ -3,16 +3,16 @@
 
 What the kernel forgets with the function is journaled before, so that whoever finds the journal
 after a crash can go on from any point: ``finish`` is for both. Sources: kernel
-drivers/pci/{remove,probe,pci-sysfs}.c, drivers/base/bus.c (drivers_autoprobe), v6.1.
+drivers/pci/{remove,probe,bus,pci-sysfs}.c, drivers/base/{bus,dd}.c (drivers_autoprobe), v6.1.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import ENOENT
 
-from . import pci
+from . import pci, usage
 from .bdf import Bdf
-from .errors import SysfsError
+from .errors import DeviceBusy, SysfsError
 from .ladder import READY_TIMEOUT, Reenumerate
 from .methods import RESET_METHOD
 from .observe import NVME
@@ -28,10 +28,12 @@ RESET_SECONDS = 0.002
 def reenumerate(work: Work, step: Reenumerate) -> None:
     """Remove, do what *step* wants in between, and ``finish``.
 
-    A driver other than the one that the kernel would choose is bound before any other can be:
-    a guest's disk must not appear on the host for a moment.
+    A driver other than the one that the kernel would choose is bound before any other can be, or
+    at once after: until Linux 6.19 (ea34511aaf75) a function that is found gets a driver
+    whatever drivers_autoprobe says. What the host has begun to use it keeps.
 
     :raises SysfsError: the kernel refused a write.
+    :raises DeviceBusy: the host has begun to use it.
     """
     _remember(work)
     with _probes_held(work):
@@ -55,6 +57,9 @@ def finish(work: Work) -> None:
     """Look for the function where it was, and give it back the driver that it had.
 
     What is found no more stays journaled, for the next who looks for it.
+
+    :raises SysfsError: the kernel refused a write.
+    :raises DeviceBusy: the host uses it by now.
     """
     with _probes_held(work):
         _find(work)
@@ -108,11 +113,32 @@ def _remember(work: Work) -> None:
 
 def _rebind(work: Work) -> None:
     before, driver = work.undo.original(OVERRIDE) or "", work.undo.original(DRIVER)
-    if work.driver is None and driver is not None:
-        work.host.write_attr(work.bdf, OVERRIDE, driver)
-        work.host.write_bus("drivers_probe", str(work.bdf))
+    wanted = driver or before
+    if wanted not in ("", NVME) and work.driver in (None, NVME):
+        if work.driver == NVME:
+            _refuse_used(work, wanted)
+        work.host.write_attr(work.bdf, OVERRIDE, wanted)
+        if work.driver == NVME:
+            work.host.write_attr(work.bdf, "driver/unbind", str(work.bdf))
+        if driver is not None:
+            work.host.write_bus("drivers_probe", str(work.bdf))
     if override(work) != before:
         work.host.write_attr(work.bdf, OVERRIDE, before or "\n")
+
+
+def _refuse_used(work: Work, driver: str) -> None:
+    """Refuse to take from the host what it uses: minutes may lie between a crash and this."""
+    host, bdf = work.host, work.bdf
+    for _ in range(usage.PATIENCE):
+        uses = usage.uses(host.usage([bdf]), bdf, host.claimed(bdf))
+        if not usage.may_pass(uses):
+            break
+        host.sleep(usage.PAUSE)
+    if uses:
+        raise DeviceBusy(
+            f"{bdf}: may not go back to {driver}: in use by the host: {usage.listed(uses)}",
+            hint=f"{usage.remedy(uses)}, then virt-nvme-reset recover {bdf}",
+        )
 
 
 @contextmanager

@@ -20,13 +20,6 @@ from .usage import Use
 
 log = logging.getLogger(__name__)
 
-PASSING = frozenset({"open", "claimed"})
-"""Kinds of use that a program may make of a disk for a moment."""
-PATIENCE = 3
-"""How often such a use is looked at before it is believed."""
-PAUSE = 0.3
-"""Seconds between two looks: a udev worker probes a disk in some 10 ms."""
-
 
 def survey(
     operation: Operation,
@@ -72,12 +65,12 @@ def _uses(
     """What the host does with each disk; and of which disks nobody could find out, and why."""
     used: dict[Bdf, tuple[Use, ...]] = {}
     unanswered: dict[Bdf, str] = {}
-    for attempt in range(PATIENCE):
-        left = [bdf for bdf in bdfs if not attempt or _may_pass(used.get(bdf, ()))]
+    for attempt in range(usage.PATIENCE):
+        left = [bdf for bdf in bdfs if not attempt or usage.may_pass(used.get(bdf, ()))]
         if not left:
             break
         if attempt:
-            operation.host.sleep(PAUSE)
+            operation.host.sleep(usage.PAUSE)
         claims, failed = _claims(operation, left)
         unanswered |= failed
         snapshot = operation.host.usage(left)
@@ -101,10 +94,6 @@ def _claims(
         if isinstance(each, HookError)
     }
     return said, failed
-
-
-def _may_pass(uses: Sequence[Use]) -> bool:
-    return bool(uses) and all(use.kind in PASSING for use in uses)
 
 
 def _dead(host: Host, bdf: Bdf) -> str | None:

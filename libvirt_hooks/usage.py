@@ -17,6 +17,13 @@ from .snapshot import Backing, Block, Controller, Mount, Node, Snapshot, printab
 KINDS = ("root", "mount", "swap", "holder", "bcache", "loop", "export", "open", "claimed")
 """Every kind of reason, in the order in which a person would want to hear of them."""
 
+PASSING = frozenset({"open", "claimed"})
+"""Those that a program may make of a disk for a moment."""
+PATIENCE = 3
+"""How often such a use is looked at before it is believed."""
+PAUSE = 0.3
+"""Seconds between two looks: a udev worker probes a disk in some 10 ms."""
+
 MOST_LISTED = 8
 MOST_CHARACTERS = 200
 _MOST_OF_ONE = 150  # a mount point can have 4,096
@@ -59,6 +66,11 @@ def uses(snapshot: Snapshot, bdf: Bdf, claimed: Collection[str] | None = None) -
 def is_root(uses: Sequence[Use]) -> bool:
     """Does the host run from it? Then no policy may give it away."""
     return any(use.kind == "root" for use in uses)
+
+
+def may_pass(uses: Sequence[Use]) -> bool:
+    """Could the disk be free in a moment, with nobody doing anything about it?"""
+    return bool(uses) and all(use.kind in PASSING for use in uses)
 
 
 def listed(uses: Sequence[Use]) -> str:

@@ -296,6 +296,24 @@ def test_every_way_to_a_goal(observation: Observation, goal: Goal, expected: lis
 
 
 @pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param(SHUT_DOWN, CONTROLLER, id="shut down, as the host's driver leaves it"),
+        pytest.param(STUCK, Method.BUS_RESCAN, id="stuck still: the ladder did not help before"),
+    ],
+)
+def test_the_ladder_is_tried_again_on_what_was_enumerated_anew(
+    words: tuple[int, int], expected: Method
+) -> None:
+    tried = [CONTROLLER, FLR, PM, BUS, Method.RESCAN]
+    decided = decide(
+        seen(*words, **ALL_OFFERED), tried, Goal.PRISTINE, was_reset=True, recovering=True
+    )
+    assert isinstance(decided, Try)
+    assert decided.method is expected
+
+
+@pytest.mark.parametrize(
     ("changes", "why"),
     [
         pytest.param({**FROZEN, "open": True}, "vfio has it open", id="open"),
@@ -348,7 +366,7 @@ def test_what_is_never_taken_away(changes: dict[str, Any], why: str) -> None:
     ],
 )
 def test_when_the_hosts_driver_is_not_asked_to_probe(observation: Observation, why: str) -> None:
-    tried = [rung.method for rung in (*LADDER, *RECOVERY)]
+    tried = [rung.method for rung in (*RECOVERY, *LADDER)]
     decided = decide(observation, tried, Goal.LIVE, recovering=True)
     assert isinstance(decided, GiveUp)
     assert decided.refusals == {Method.PROBE: why}

@@ -26,8 +26,13 @@ def on_vfio(faults: Fault = Fault.NONE) -> SimHost:
     return host
 
 
+def drivers(host: SimHost) -> list[str]:
+    return [text.removeprefix("driver=") for text in host.texts() if text.startswith("driver=")]
+
+
 def test_a_driver_of_choice_is_bound_before_any_other_can() -> None:
     host = on_vfio()
+    host.machine.autoprobe_is_checked = True
     reenumerate.reenumerate(at_work(host), Reenumerate())
     assert [text for text in host.texts() if not text.startswith("power")] == [
         "drivers_autoprobe=0",
@@ -45,6 +50,49 @@ def test_a_driver_of_choice_is_bound_before_any_other_can() -> None:
     assert at_work(host).undo.original("reset_method") == "flr bus"
 
 
+def test_what_the_kernel_binds_all_the_same_goes_at_once() -> None:
+    """Until Linux 6.19 drivers_autoprobe keeps no driver from what is found."""
+    host = on_vfio()
+    reenumerate.reenumerate(at_work(host), Reenumerate())
+    assert drivers(host) == ["none", "nvme", "none", "vfio-pci"]
+    assert host.device(BDF).driver_override is None
+    assert not reenumerate.is_due(at_work(host))
+
+
+def test_what_the_host_has_begun_to_use_stays_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have had minutes: between a hook that was killed and the next."""
+    host = on_vfio()
+    rescan = host.rescan
+
+    def mounted_at_once(bdf: Bdf) -> None:
+        rescan(bdf)
+        host.device(bdf).mounted = "/srv"
+
+    monkeypatch.setattr(host, "rescan", mounted_at_once)
+    with pytest.raises(DeviceBusy) as caught:
+        reenumerate.reenumerate(at_work(host), Reenumerate())
+    assert caught.value.message == (
+        "0000:01:00.0: may not go back to vfio-pci: in use by the host: mount@nvme0n1p1:/srv"
+    )
+    assert caught.value.hint == "umount /srv, then virt-nvme-reset recover 0000:01:00.0"
+    assert drivers(host) == ["none", "nvme"]
+    assert host.machine.autoprobe
+
+    host.device(BDF).mounted = ""
+    reenumerate.finish(at_work(host))
+    assert host.driver(BDF) == "vfio-pci"
+    assert not reenumerate.is_due(at_work(host))
+
+
+def test_what_udev_has_open_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = on_vfio()
+    looks = iter([["nvme0n1"], ["nvme0n1"], []])
+    monkeypatch.setattr(host, "claimed", lambda _: next(looks))
+    reenumerate.reenumerate(at_work(host), Reenumerate())
+    assert host.driver(BDF) == "vfio-pci"
+    assert next(looks, None) is None
+
+
 def test_the_hosts_driver_is_left_to_the_kernel() -> None:
     host = SimHost()
     host.add(BDF, SM951)
@@ -55,8 +103,10 @@ def test_the_hosts_driver_is_left_to_the_kernel() -> None:
     assert host.nvme_state(BDF) == "live"
 
 
-def test_an_override_keeps_a_function_without_a_driver_from_getting_one() -> None:
+@pytest.mark.parametrize("checked", [False, True])
+def test_an_override_keeps_a_function_without_a_driver_from_getting_one(checked: bool) -> None:
     host = SimHost()
+    host.machine.autoprobe_is_checked = checked
     host.add(BDF, SM951, driver=None)
     host.write_attr(BDF, "driver_override", "none")
     reenumerate.reenumerate(at_work(host), Reenumerate())

@@ -34,6 +34,8 @@ class Machine:
         self.unbind_from_stub: set[Bdf] = set()
         self.qemus: set[str] = set()  # uuids of the guests that have a process
         self.autoprobe = True
+        self.autoprobe_is_checked = False
+        """Whether it counts for what is found later, too: since Linux 6.19."""
         self.slots: dict[str, Bdf] = {}  # those whose power can be switched, by any function's bus
 
     def plug(self, bdf: Bdf, model: Model, faults: Fault, total_vfs: int) -> PciDev:
@@ -95,7 +97,8 @@ class Machine:
     def rescan(self, bus: Bdf | None = None) -> None:
         """`rescan`, of all or of one bus: what answers and is not known is enumerated.
 
-        A driver is looked for, unless drivers_autoprobe is 0.
+        A driver is looked for, whatever drivers_autoprobe says: pci_bus_add_device calls
+        device_attach itself (v6.1). Since ea34511aaf75 (v6.19) device_initial_probe asks it.
         """
         for bdf, function in sorted(self.plugged.items()):
             if bdf in self.devices or not (bus is None or bus.same_bus(bdf)):
@@ -105,7 +108,7 @@ class Machine:
                 function.restore((ENUMERATED_COMMAND, function.bar0, 0x2810))
                 dev = self._enumerate(bdf)
                 dev.note("found by rescan")
-                if self.autoprobe:
+                if self.autoprobe or not self.autoprobe_is_checked:
                     drivers.drivers_probe(dev)
 
     def reset_subordinate(self, bridge: Bridge) -> int:
