@@ -162,7 +162,11 @@ def _probes_held(work: Work) -> Iterator[None]:
 
 
 def _slot_power(work: Work, slot: str, power: str) -> None:
-    work.host.write_bus(f"slots/{slot}/power", power)
+    """Switch a slot. pciehp refuses what is so already, as after a power-on that found nothing:
+    then it has switched off again (pciehp_sysfs_disable_slot, board_added; v6.1)."""
+    attribute = f"slots/{slot}/power"
+    if work.host.read_bus(attribute) != power:
+        work.host.write_bus(attribute, power)
 
 
 def _reset_secondary_bus(work: Work, port: Bdf) -> None:

@@ -195,7 +195,12 @@ class SimHost(Host):
     def read_bus(self, name: str) -> str | None:
         """See Host."""
         self._workers.enter()
-        return str(int(self.machine.autoprobe)) if name == "drivers_autoprobe" else None
+        match name.split("/"):
+            case ["drivers_autoprobe"]:
+                return str(int(self.machine.autoprobe))
+            case ["slots", slot, "power"] if slot in self.machine.slots:
+                return str(int(slot not in self.machine.dark))
+        return None
 
     def write_bus(self, name: str, value: str) -> None:
         """See Host."""

@@ -5,6 +5,7 @@ Sources: kernel 6.1 drivers/pci/probe.c (pci_device_add, pci_scan_slot), remove.
 """
 
 from collections.abc import Sequence
+from errno import ENODEV, EPERM
 
 from ..bdf import Bdf
 from . import drivers, resets
@@ -37,6 +38,7 @@ class Machine:
         self.autoprobe_is_checked = False
         """Whether it counts for what is found later, too: since Linux 6.19."""
         self.slots: dict[str, Bdf] = {}  # those whose power can be switched, by any function's bus
+        self.dark: set[str] = set()  # and those that are off
 
     def plug(self, bdf: Bdf, model: Model, faults: Fault, total_vfs: int) -> PciDev:
         """Put a function into its slot, with a root port above its bus, and enumerate it."""
@@ -101,7 +103,8 @@ class Machine:
         device_attach itself (v6.1). Since ea34511aaf75 (v6.19) device_initial_probe asks it.
         """
         for bdf, function in sorted(self.plugged.items()):
-            if bdf in self.devices or not (bus is None or bus.same_bus(bdf)):
+            wanted = bus is None or bus.same_bus(bdf)
+            if bdf in self.devices or not wanted or self._is_dark(bdf):
                 continue
             function.looked_for()
             if not function.silent:
@@ -140,20 +143,34 @@ class Machine:
                     function.bus_reset()
 
     def slot_power(self, name: str, on: bool) -> int:
-        """`power` of a slot: off removes every function in it, on powers it up and enumerates."""
+        """`power` of a slot: off removes every function in it, on powers it up and enumerates.
+
+        As pciehp does it: what is so already is refused, and a slot in which nothing is found
+        goes off again (v6.1; EPERM was measured).
+        """
         bus = self.slots[name]
+        if on is not (name in self.dark):
+            return ENODEV
         if on:
+            self.dark.remove(name)
             for bdf, function in self.plugged.items():
                 if bus.same_bus(bdf) and bdf not in self.devices:
                     function.power_cycled()
             self.rescan(bus)
+            if not any(bus.same_bus(bdf) for bdf in self.devices):
+                self.dark.add(name)
+                return EPERM
         else:
+            self.dark.add(name)
             inside = [dev for bdf, dev in self.devices.items() if bus.same_bus(bdf)]
             for dev in inside:
                 if len(inside) > 1:
                     self.trace.violation(dev.bdf, "switched off with a neighbour")
                 self.remove(dev)
         return 0
+
+    def _is_dark(self, bdf: Bdf) -> bool:
+        return any(self.slots[name].same_bus(bdf) for name in self.dark)
 
     def reboot(self) -> None:
         """Power off and on: every function as new, nvme bound to each."""
@@ -164,6 +181,7 @@ class Machine:
         self.unbind_from_stub.clear()
         self.qemus.clear()
         self.autoprobe = True
+        self.dark.clear()
         for function in self.plugged.values():
             function.cold_reset()
         self.rescan()

@@ -144,7 +144,7 @@ def assert_refused_at_once(rig: Rig, double: Double, why: str) -> None:
 
 
 def test_unmanaged_drive_comes_back_on_vfio_pci(rig: Rig, frozen: Double) -> None:
-    """And the host's driver does not see a guest's disk for a moment."""
+    """This kernel's nvme binds to what is found; it does not keep it."""
     frozen.detach()
     before = frozen.view()
     frozen.clear()
@@ -155,9 +155,10 @@ def test_unmanaged_drive_comes_back_on_vfio_pci(rig: Rig, frozen: Double) -> Non
 
     found = recovery(rig, began, "release")
     print(f"\nunmanaged: {found.last['MESSAGE']}; in all {found.seconds:.1f} s")
+    # Since Linux 6.19 it would not: then the simulator's kernel is to be told so.
     probed = rig.run(f"dmesg | grep 'nvme nvme.*{frozen.bdf}'", check=False).stdout
-    assert probed == ""
-    assert RESCAN in found.rungs
+    assert f"pci function {frozen.bdf}" in probed
+    assert found.rungs[0] == RESCAN
     after = frozen.registers_view()
     assert after.is_disabled, after.registers
     assert (after.driver, after.driver_override) == ("vfio-pci", before.driver_override)
