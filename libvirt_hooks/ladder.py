@@ -252,7 +252,9 @@ def removal(*more: Callable[[Observation], Refusal | None]) -> Callable[[Observa
 
 
 def no_port(seen: Observation) -> Refusal | None:
-    return "it is on a root bus" if seen.port is None else None
+    if seen.port is None:
+        return "it is on a root bus" if seen.present else "the port above it is not known any more"
+    return None
 
 
 def no_slot(seen: Observation) -> Refusal | None:
