@@ -127,19 +127,6 @@ def test_a_drive_that_nothing_revives_is_given_up(
     assert capsys.readouterr().err.startswith(said)
 
 
-def test_a_slot_that_went_dark_over_a_dead_drive_is_lit_again() -> None:
-    """The kernel switches a slot off in which it found nothing, and refuses to do so twice."""
-    host = frozen(slot="7")
-    assert call(host, "release", BDF) == 0
-    assert host.read_bus("slots/7/power") == "0"
-    host.function(BDF).frozen = False
-    host.trace.clear()
-    said = recovery.recover_one(host, Policy(), BDF)
-    assert said.startswith(f"{BDF}: live: remove/rescan and slot power, ")
-    assert "slots/7/power=0" not in host.texts()
-    assert host.records.all == []
-
-
 def test_the_next_start_of_a_dead_drive_is_refused_with_the_reason(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -247,6 +247,22 @@ def test_a_slot_is_not_switched_on_under_a_function_that_is_there() -> None:
     assert host.records.all == []
 
 
+def test_a_slot_that_went_dark_is_not_switched_off_again() -> None:
+    """The kernel switches a slot off in which it found nothing, and refuses to do so twice."""
+    host = SimHost()
+    host.add(BDF, SM951, driver="vfio-pci", slot="7")
+    host.function(BDF).frozen = True
+    with pytest.raises(SysfsError, match="writing '1' to slots/7/power"):
+        reenumerate.reenumerate(at_work(host), Reenumerate(slot="7"))
+    assert host.read_bus("slots/7/power") == "0"
+    host.function(BDF).frozen = False
+    host.trace.clear()
+    reenumerate.reenumerate(at_work(host), Reenumerate(slot="7"))
+    assert "slots/7/power=0" not in host.texts()
+    assert host.driver(BDF) == "vfio-pci"
+    assert not reenumerate.is_due(at_work(host))
+
+
 @pytest.mark.parametrize(
     ("attribute", "entry", "expected"),
     [
