@@ -85,7 +85,9 @@ def rows(pytestconfig: pytest.Config) -> list[Row]:
 
 def _make_ready(drive: Drive) -> None:
     """A drive that has been detached or worse since is enumerated anew."""
-    if not drive.is_live():
+    if drive.is_live():
+        drive.settle()
+    else:
         drive.heal()
     drive.keep_awake()
     drive.clear()

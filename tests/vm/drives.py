@@ -20,6 +20,7 @@ PROBE = "/run/rig/checkout/tests/vm/probe.py"
 PARAMETERS = "/sys/module/sm951_double/parameters"
 PCI = "/sys/bus/pci"
 LIVE_SECONDS = 20.0
+SETTLE_SECONDS = 20
 
 
 class Cure(StrEnum):
@@ -97,13 +98,23 @@ class Drive:
         return seen.stdout.strip() == "live"
 
     def wait_live(self) -> View:
-        """Wait until the host's driver has it and can use it.
+        """Wait until the host's driver has it and can use it, and udev has looked at it.
 
         :raises TimeoutError: it never did.
         """
         deadline = Deadline.after(LIVE_SECONDS)
         deadline.wait_until(f"{self.bdf} live", self.is_live)
+        self.settle()
         return self.view()
+
+    def settle(self) -> None:
+        """Wait until udev has closed it.
+
+        Where nvme goes meanwhile, and the drive has shadow doorbells as QEMU's has, the last close
+        frees them by a device that has no DMA any more, and the kernel dies of it: an Oops in
+        nvme_dbbuf_dma_free, now and then (6.1.192).
+        """
+        self.rig.run(["udevadm", "settle", f"--timeout={SETTLE_SECONDS}"], check=False)
 
     def keep_awake(self) -> None:
         """Set power/control as the kernel does at enumeration."""
@@ -126,6 +137,7 @@ class Drive:
 
     def heal(self) -> None:
         """Whatever became of it, bring it back to the host's driver, as if never used."""
+        self.settle()
         # libvirt keeps what was detached through it on a list, and while it is there gives no
         # managed guest's drive back to the host: a removal alone would not take it off.
         self.rig.run(["virsh", "-q", "nodedev-reattach", self._nodedev], check=False)
