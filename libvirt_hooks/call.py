@@ -41,7 +41,7 @@ def carry_out(
         except HookError as error:
             return _failed(operation, error)
         except Exception as error:
-            log.debug("traceback", exc_info=True)
+            log.error("internal error", exc_info=True)
             what = f"{type(error).__name__}: {error}"
             return _failed(operation, HookError(f"{IDENTIFIER}: internal error: {what}"))
 
