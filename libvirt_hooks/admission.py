@@ -37,6 +37,8 @@ class Facts:
     """What the host does with its disk."""
     dead: str | None = None
     stuck: str | None = None
+    unknown: str | None = None
+    """Why nobody could find out what the host does with its disk."""
     mismatch: str | None = None
     """In what it differs from the drive that the guest expects."""
 
@@ -103,6 +105,11 @@ RULES = (
         lambda facts: facts.stuck is not None,
         lambda facts: f"an earlier hook is still in the kernel with it: {facts.stuck}",
         lambda facts: "wait for it; if it never ends, power the host off and on",
+    ),
+    Rule(
+        lambda facts: facts.unknown is not None,
+        lambda facts: f"nobody can say whether the host uses it: {facts.unknown}",
+        lambda facts: "see what dmesg says about it",
     ),
     Rule(
         lambda facts: facts.open and facts.owner is not None,

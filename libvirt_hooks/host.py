@@ -114,6 +114,13 @@ class Host(Protocol):
     def driver(self, bdf: Bdf) -> str | None:
         """Name of the bound driver, or None."""
 
+    def virtual_functions(self, bdf: Bdf) -> int:
+        """How many virtual functions of this one are enabled.
+
+        By its ``virtfnN`` links: reading sriov_numvfs waits for the device's lock (v6.1,
+        sriov_numvfs_show), and a reset that hangs has that.
+        """
+
     def nvme_state(self, bdf: Bdf) -> str | None:
         """State of the host's NVMe controller on this function, None if there is none.
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from . import journal, marks, usage
 from .admission import Facts
 from .bdf import Bdf
-from .errors import HookError
+from .errors import HookError, Stuck
 from .host import Host
 from .identity import Expected
 from .observe import NVME, is_open, number
@@ -33,7 +33,7 @@ def survey(
     :raises SysfsError: the kernel refused a read.
     """
     host = operation.host
-    used, unanswered = _uses(operation, [bdf for bdf in bdfs if host.driver(bdf) == NVME])
+    used, failed = _uses(operation, [bdf for bdf in bdfs if host.driver(bdf) == NVME])
     facts = []
     for bdf in bdfs:
         code = host.read_attr(bdf, "class")
@@ -47,12 +47,13 @@ def survey(
                 driver=driver,
                 open=is_open(host, bdf, driver),
                 owner=journal.other_owner(host, uuid, bdf),
-                virtual_functions=number(host.read_attr(bdf, "sriov_numvfs")),
+                virtual_functions=host.virtual_functions(bdf),
                 denied=operation.policy.denied(bdf, vendor, device),
                 users=tuple(operation.users.get(bdf, ())),
                 uses=used.get(bdf, ()),
                 dead=_dead(host, bdf),
-                stuck=marks.stuck(host, bdf) or unanswered.get(bdf),
+                stuck=marks.stuck(host, bdf) or _said(bdf, failed.get(bdf), stuck=True),
+                unknown=_said(bdf, failed.get(bdf), stuck=False),
                 mismatch=_mismatch(host, bdf, (expected or {}).get(bdf)),
             )
         )
@@ -61,18 +62,22 @@ def survey(
 
 def _uses(
     operation: Operation, bdfs: Sequence[Bdf]
-) -> tuple[dict[Bdf, tuple[Use, ...]], dict[Bdf, str]]:
+) -> tuple[dict[Bdf, tuple[Use, ...]], dict[Bdf, HookError]]:
     """What the host does with each disk; and of which disks nobody could find out, and why."""
     used: dict[Bdf, tuple[Use, ...]] = {}
-    unanswered: dict[Bdf, str] = {}
+    unanswered: dict[Bdf, HookError] = {}
     for attempt in range(usage.PATIENCE):
-        left = [bdf for bdf in bdfs if not attempt or usage.may_pass(used.get(bdf, ()))]
+        left = [
+            bdf
+            for bdf in bdfs
+            if not attempt or usage.may_pass(used.get(bdf, ())) or _may_answer(unanswered.get(bdf))
+        ]
         if not left:
             break
         if attempt:
             operation.host.sleep(usage.PAUSE)
         claims, failed = _claims(operation, left)
-        unanswered |= failed
+        unanswered = {bdf: why for bdf, why in unanswered.items() if bdf not in left} | failed
         snapshot = operation.host.usage(left)
         if snapshot.unseen:
             log.info("descriptors of %d processes could not be read", snapshot.unseen)
@@ -82,18 +87,24 @@ def _uses(
 
 def _claims(
     operation: Operation, bdfs: Sequence[Bdf]
-) -> tuple[dict[Bdf, list[str]], dict[Bdf, str]]:
+) -> tuple[dict[Bdf, list[str]], dict[Bdf, HookError]]:
     """Which disks do not open exclusively. In workers: an open may wait for a disk for ever."""
     host = operation.host
     free = [bdf for bdf in bdfs if marks.stuck(host, bdf) is None]
     results = operation.ask(free, lambda bdf: " ".join(host.claimed(bdf)))
     said = {bdf: each.split() for bdf, each in results.items() if isinstance(each, str)}
-    failed = {
-        bdf: each.message.removeprefix(f"{bdf}: ")
-        for bdf, each in results.items()
-        if isinstance(each, HookError)
-    }
-    return said, failed
+    return said, {bdf: each for bdf, each in results.items() if isinstance(each, HookError)}
+
+
+def _may_answer(error: HookError | None) -> bool:
+    """Is another try worth it? Not where the kernel did not come back from the last."""
+    return error is not None and not isinstance(error, Stuck)
+
+
+def _said(bdf: Bdf, error: HookError | None, stuck: bool) -> str | None:
+    if error is None or isinstance(error, Stuck) is not stuck:
+        return None
+    return error.message.removeprefix(f"{bdf}: ")
 
 
 def _dead(host: Host, bdf: Bdf) -> str | None:

@@ -69,6 +69,11 @@ REFUSED = [
         id="stuck",
     ),
     pytest.param(
+        replace(GOOD, unknown="opening /dev/nvme0n1: Input/output error"),
+        "nobody can say whether the host uses it: opening /dev/nvme0n1: Input/output error",
+        id="unknown",
+    ),
+    pytest.param(
         replace(GOOD, dead="does not answer"),
         "given up in this boot: does not answer",
         id="dead",

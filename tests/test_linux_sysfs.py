@@ -55,6 +55,17 @@ def fail_open(monkeypatch: pytest.MonkeyPatch, number: int, then: Callable[[], o
     monkeypatch.setattr(sysfs, "open", kernel, raising=False)
 
 
+def test_virtual_functions_are_counted_without_asking_the_device(
+    machine: Sysfs, fs: FakeFilesystem
+) -> None:
+    fs.create_file(f"{REAL}/sriov_numvfs", contents="2\n").side_effect = refuse(errno.EIO)
+    assert machine.virtual_functions(NVME) == 0
+    for at in (0, 1):
+        fs.create_symlink(f"{REAL}/virtfn{at}", f"../0000:03:00.{at + 1}")
+    assert machine.virtual_functions(NVME) == 2
+    assert machine.virtual_functions(ABSENT) == 0
+
+
 def test_functions_are_sorted_and_strange_entries_left_out(
     machine: Sysfs, fs: FakeFilesystem
 ) -> None:

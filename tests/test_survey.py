@@ -179,8 +179,8 @@ def test_what_could_not_be_found_out_is_not_forgotten_for_another_disk(
     monkeypatch.setattr(host, "usage", look)
     monkeypatch.setattr(host, "claimed", claimed)
     one, other = survey(Operation.begin(host, Policy(), [BDF, SECOND]), UUID, [BDF, SECOND])
-    assert one.stuck == "opening /dev/nvme0n1: Input/output error"
-    assert (other.stuck, other.uses) == (None, ())
+    assert one.unknown == "opening /dev/nvme0n1: Input/output error"
+    assert (one.stuck, other.unknown, other.uses) == (None, None, ())
 
 
 def test_why_a_claim_could_not_be_tried_is_told(
@@ -190,7 +190,22 @@ def test_why_a_claim_could_not_be_tried_is_told(
         raise HookError(f"{bdf}: opening /dev/nvme0n1: Input/output error")
 
     monkeypatch.setattr(host, "claimed", fails)
-    assert facts(host).stuck == "opening /dev/nvme0n1: Input/output error"
+    found = facts(host)
+    assert (found.stuck, found.unknown) == (None, "opening /dev/nvme0n1: Input/output error")
+
+
+def test_a_claim_that_fails_once_is_tried_again(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [HookError(f"{BDF}: starting a worker: Resource temporarily unavailable")]
+
+    def claimed(_: Bdf) -> list[str]:
+        if failures:
+            raise failures.pop()
+        return []
+
+    monkeypatch.setattr(host, "claimed", claimed)
+    assert facts(host).unknown is None
 
 
 def test_processes_that_nobody_may_look_at_are_told(

@@ -105,6 +105,10 @@ class Sysfs:
         except OSError as error:
             raise _refused(bdf, "reading driver", error) from error
 
+    def virtual_functions(self, bdf: Bdf) -> int:
+        """See Host.virtual_functions."""
+        return sum(name.startswith("virtfn") for name in self._names(bdf, "."))
+
     def nvme_state(self, bdf: Bdf) -> str | None:
         """See Host.nvme_state."""
         return self._nvme_attr(bdf, "state")

@@ -286,6 +286,12 @@ class SimHost(Host):
             return "pcieport" if bdf in self.machine.bridges else None
         return dev.driver
 
+    def virtual_functions(self, bdf: Bdf) -> int:
+        """See Host."""
+        self._workers.enter()
+        dev = self.machine.devices.get(bdf)
+        return dev.numvfs if dev else 0
+
     def nvme_state(self, bdf: Bdf) -> str | None:
         """See Host."""
         self._workers.enter()
