@@ -35,6 +35,11 @@ class Bdf(NamedTuple):
         domain, bus, slot, function = (int(part or "0", 16) for part in found.groups())
         return cls(domain, bus, slot, function)
 
+    @property
+    def nodedev(self) -> str:
+        """What libvirt's node device driver calls it: ``pci_0000_03_00_0``."""
+        return f"pci_{self}".replace(":", "_").replace(".", "_")
+
     def same_bus(self, other: Self) -> bool:
         """Would a reset of the secondary bus that this function is on hit *other* too?"""
         return (self.domain, self.bus) == (other.domain, other.bus)

@@ -137,7 +137,7 @@ def reset(host: Host, bdf: Bdf) -> str:
     if facts.driver not in (None, VFIO_PCI):
         raise DeviceBusy(
             f"{bdf}: may not be reset: driver is {facts.driver}, expected {VFIO_PCI} or none",
-            hint=f"virsh nodedev-detach pci_{str(bdf).replace(':', '_').replace('.', '_')}",
+            hint=f"virsh nodedev-detach {bdf.nodedev}",
         )
     results = operation.each([bdf], custody.clean)
     raise_first(results)

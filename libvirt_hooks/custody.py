@@ -6,17 +6,16 @@ makes work for ``Host.each`` of it. When which of them is due is ``lifecycle``'s
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
-from . import marks, pci, reenumerate
+from . import journal, marks, pci, reenumerate
 from .bdf import Bdf
 from .deadline import Deadline
 from .engine import await_config, await_live, glimpse, is_wanted_by_host, look, reach
 from .errors import (
     BadRecord,
     DeviceBusy,
-    DeviceGone,
     HookError,
     LadderExhausted,
     OutOfTime,
@@ -50,12 +49,18 @@ def job(
     policy: Policy,
     deadline: Deadline,
     users: Sequence[Process] = (),
+    guests: Collection[str] = (),
 ) -> str:
-    """Do *task* on one controller, locked, from where a hook that died left it."""
+    """Do *task* on one controller, locked, from where a hook that died left it.
+
+    :param guests: uuids of those for which it is done.
+    :raises DeviceBusy: another guest has it by now: whoever decided to do this had no lock yet.
+    """
     with locked(host, bdf, policy, deadline, users) as work:
-        if reenumerate.is_due(work):
-            reenumerate.finish(work)
-        reenumerate.free_probes(work)
+        other = next((each for each in journal.owners_of(host, bdf) if each not in guests), None)
+        if other is not None:
+            raise DeviceBusy(f"{bdf}: left alone: the guest with uuid {other} has it")
+        _finish_removal(work)
         try:
             return task(work)
         finally:
@@ -141,12 +146,11 @@ def verify(work: Work) -> str:
     try:
         goal = Goal.LIVE if is_wanted_by_host(work) else Goal.PRISTINE
         result = _bring(work, goal, recovering=True)
-    except (DeviceGone, LadderExhausted) as error:
+    except LadderExhausted as error:
         _mark_dead(work, error)
         reenumerate.give_up(work)
         put_back(work)
         raise
-    marks.revive(work.host, work.bdf)
     put_back(work)
     return result
 
@@ -173,17 +177,29 @@ def put_back(work: Work) -> str:
     """Restore what the journal holds, in an order in which each finds what it needs.
 
     Of a function that was taken away and is not found everything stays journaled: `release` and
-    `recover` have more ways to look for it.
+    `recover` have more ways to look for it. And of one that somebody has opened: the guard is
+    there for that.
     """
-    if reenumerate.is_due(work):
-        reenumerate.finish(work)
-    reenumerate.free_probes(work)
+    if work.is_open:
+        return "open by now: left as it is"
+    _finish_removal(work)
     if reenumerate.is_due(work):
         return "taken away by an earlier hook, and not found again"
     restore_command(work)
     restore_methods(work)
     restore_power(work)
     return "everything is as it was"
+
+
+def _finish_removal(work: Work) -> None:
+    """Look for what a hook has taken away. That the kernel refuses is no reason to stop here:
+    the ladder has other ways."""
+    if reenumerate.is_due(work):
+        try:
+            reenumerate.finish(work)
+        except SysfsError as error:
+            log.warning("%s", error.message, extra=about(work.bdf))
+    reenumerate.free_probes(work)
 
 
 def tidy(work: Work) -> str:
@@ -246,6 +262,7 @@ def _bring(work: Work, goal: Goal, recovering: bool = False) -> str:
     except RegistersUnreadable as error:
         log.warning("%s", error.message, extra=about(work.bdf))
         return "not verified: its registers cannot be read"
+    marks.revive(work.host, work.bdf)
     return f"{goal.value}: {outcome}"
 
 

@@ -12,7 +12,9 @@ from typing import assert_never
 
 from .bdf import Bdf
 from .errors import (
+    DeviceBusy,
     DeviceGone,
+    HookError,
     LadderExhausted,
     OutOfTime,
     RegistersUnreadable,
@@ -34,10 +36,10 @@ from .ladder import (
 )
 from .methods import RESET_METHOD, kernel_reset
 from .nvme import CC, CSTS
-from .observe import NVME, Observation, observe
+from .observe import NVME, VFIO_PCI, Observation, observe
 from .plan import Done, GiveUp, Goal, Try, decide
 from .power import make_readable
-from .reenumerate import PORT, override, reenumerate
+from .reenumerate import DRIVER, OVERRIDE, PORT, override, reenumerate
 from .registers import read, write
 from .telling import about
 from .work import Work
@@ -90,6 +92,7 @@ def reach(work: Work, goal: Goal, recovering: bool = False) -> Outcome:
 
     :param recovering: the function may also be removed and enumerated anew.
     :raises DeviceGone: all ones; no reset was started on it that the kernel would wait for.
+    :raises DeviceBusy: somebody else has it by now.
     :raises RegistersUnreadable: no reset was started either: it could not be verified.
     :raises LadderExhausted: no allowed reset is left.
     :raises OutOfTime: the deadline came first.
@@ -212,10 +215,16 @@ def await_live(work: Work, timeout: float) -> Ended:
 
 
 def is_wanted_by_host(work: Work) -> bool:
-    """Is the host's nvme driver the one that binds to it if nobody else has it?"""
-    return (
-        work.driver in (None, NVME) and work.host.has_driver(NVME) and override(work) in ("", NVME)
-    )
+    """Is the host's nvme driver the one that binds to it if nobody else has it?
+
+    Of a function that was taken away the journal knows.
+    """
+    driver = work.driver
+    if driver is not None or not work.host.has_driver(NVME):
+        return driver == NVME
+    undo = work.undo
+    due = undo.original(DRIVER) or undo.original(OVERRIDE)
+    return (override(work) if work.present else due or "") in ("", NVME)
 
 
 def gone(seen: Observation) -> DeviceGone:
@@ -231,12 +240,22 @@ def _gave_up(
     tried: Sequence[Method],
     refusals: dict[Method, Refusal],
     recovering: bool,
-) -> DeviceGone | RegistersUnreadable | LadderExhausted:
+) -> HookError:
+    owners = (None, VFIO_PCI) if goal is not Goal.LIVE else (None, NVME)
+    if seen.open or seen.driver not in owners:
+        # Whoever asked for this had seen it otherwise: somebody has come since.
+        by = "vfio has it open" if seen.open else f"driver {seen.driver} has it"
+        return DeviceBusy(f"{seen.bdf}: left alone: {by} by now")
     if seen.gone and not recovering:
         return gone(seen)
     if seen.registers is None and not seen.gone and goal is not Goal.LIVE:
         return RegistersUnreadable(f"{seen.bdf}: registers cannot be read: {seen.unreadable}")
     after = f" after {', '.join(tried)}" if tried else ""
+    if goal is Goal.LIVE and seen.driver == NVME and seen.nvme_state != "dead":
+        return OutOfTime(
+            f"{seen.bdf}: not live{after}: {_evidence(seen)}: it may still come",
+            hint=f"virt-nvme-reset recover {seen.bdf}",
+        )
     refused = "".join(f"; {method}: {why}" for method, why in refusals.items())
     return LadderExhausted(
         f"{seen.bdf}: not {goal.value}{after}: {_evidence(seen)}{refused}",

@@ -6,15 +6,16 @@ function that sleeps cannot be.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import partial
 
 from .bdf import Bdf
-from .errors import SysfsError
+from .errors import HookError
 from .guard import guards
-from .host import Host
 from .observe import NVME, VFIO_PCI, Observation, number, observe
+from .operation import Operation
 from .plan import Done, Goal, Try, decide
-from .policy import GuardChoice, Policy
+from .policy import GuardChoice
 from .telling import about
 
 log = logging.getLogger(__name__)
@@ -24,17 +25,23 @@ GOALS = {"prepare": Goal.PRISTINE, "start": Goal.DISABLED, "stopped": Goal.PRIST
 GUARDING = frozenset({"start", "reconnect"})
 
 
-def tell(host: Host, policy: Policy, operation: str, bdfs: Iterable[Bdf]) -> None:
-    """Log what *operation* would do to each of *bdfs*."""
-    for bdf in bdfs:
-        vendor, device = (number(host.read_attr(bdf, name)) for name in ("vendor", "device"))
-        try:
-            seen = observe(host, bdf, policy.quirk(bdf, vendor, device))
-        except SysfsError as error:
-            log.warning("observe: %s", error.message, extra=about(bdf))
-            continue
-        would = "; ".join(intents(operation, seen, policy.guard(bdf, vendor, device)))
-        log.info("%s: observe: %s would: %s", bdf, operation, would, extra=about(bdf))
+def tell(operation: Operation, name: str, bdfs: Sequence[Bdf]) -> None:
+    """Log what the operation of libvirt's that is called *name* would do to each of *bdfs*.
+
+    Looked at by workers, as everything that may block or kill who looks.
+    """
+    for bdf, result in operation.ask(bdfs, partial(_would, operation, name)).items():
+        if isinstance(result, HookError):
+            log.warning("observe: %s", result.message, extra=about(bdf))
+        else:
+            log.info("%s: observe: %s would: %s", bdf, name, result, extra=about(bdf))
+
+
+def _would(operation: Operation, name: str, bdf: Bdf) -> str:
+    host, policy = operation.host, operation.policy
+    vendor, device = (number(host.read_attr(bdf, each)) for each in ("vendor", "device"))
+    seen = observe(host, bdf, policy.quirk(bdf, vendor, device))
+    return "; ".join(intents(name, seen, policy.guard(bdf, vendor, device)))
 
 
 def intents(operation: str, seen: Observation, choice: GuardChoice) -> list[str]:

@@ -7,7 +7,7 @@ of it (libvirt src/qemu/qemu_process.c, 9.0: its own in-use check has passed by 
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from . import store
@@ -16,6 +16,9 @@ from .errors import BadRecord
 from .host import Host
 
 log = logging.getLogger(__name__)
+
+LOCK_TIMEOUT = 5.0
+"""Seconds: a record is written in some milliseconds."""
 
 OWNERS = "owners"
 JOURNAL = "journal"
@@ -63,28 +66,46 @@ def owners(host: Host) -> list[Owner]:
     return [each for each in found if each is not None]
 
 
+def owners_of(host: Host, bdf: Bdf) -> list[str]:
+    """Return the uuids of the guests that have this controller, by their records: one, or none."""
+    return [each.uuid for each in owners(host) if bdf in each.bdfs]
+
+
 def other_owner(host: Host, uuid: str, bdf: Bdf) -> str | None:
     """Return the uuid of another guest than *uuid* that has this controller, by its record."""
-    return next(
-        (each.uuid for each in owners(host) if bdf in each.bdfs and each.uuid != uuid), None
-    )
+    return next((each for each in owners_of(host, bdf) if each != uuid), None)
 
 
 def claim(host: Host, uuid: str, bdfs: Iterable[Bdf]) -> None:
-    """Record that this guest has these controllers now, and that no other guest has them."""
-    wanted = tuple(sorted(set(bdfs)))
-    _store_owner(host, Owner(uuid, wanted, host.monotonic()))
-    for other in owners(host):
-        left = tuple(bdf for bdf in other.bdfs if bdf not in wanted)
-        if other.uuid != uuid and left != other.bdfs:
-            keep_only(host, other.uuid, left)
+    """Record that this guest has these controllers now, and that no other guest has them.
+
+    :raises DeviceBusy: another hook kept the records' lock.
+    :raises BadRecord: they could not be written.
+    """
+    wanted = set(bdfs)
+    with host.lock(OWNERS, LOCK_TIMEOUT):
+        _remember(host, uuid, wanted)
+        for other in owners(host):
+            if other.uuid != uuid and wanted.intersection(other.bdfs):
+                _remember(host, other.uuid, set(other.bdfs) - wanted)
 
 
 def keep_only(host: Host, uuid: str, bdfs: Iterable[Bdf]) -> None:
-    """Of what this guest has, remember only *bdfs*; with none of them, forget the guest."""
-    left = tuple(sorted(set(bdfs)))
-    if left:
-        _store_owner(host, Owner(uuid, left, host.monotonic()))
+    """Of what this guest has, remember only *bdfs*; with none of them, forget the guest.
+
+    What another guest has claimed meanwhile is that guest's.
+
+    :raises DeviceBusy: another hook kept the records' lock.
+    :raises BadRecord: they could not be written.
+    """
+    with host.lock(OWNERS, LOCK_TIMEOUT):
+        taken = {bdf for each in owners(host) if each.uuid != uuid for bdf in each.bdfs}
+        _remember(host, uuid, set(bdfs) - taken)
+
+
+def _remember(host: Host, uuid: str, bdfs: Collection[Bdf]) -> None:
+    if bdfs:
+        _store_owner(host, Owner(uuid, tuple(sorted(bdfs)), host.monotonic()))
     else:
         host.records.drop(OWNERS, uuid)
 

@@ -142,6 +142,7 @@ class Rung:
 
 
 def controller_refusal(seen: Observation) -> Refusal | None:
+    """Refuse what cannot be reached, or is disabled already (Base 2.0, 3.7.2)."""
     if seen.gone:
         return "it does not answer"
     if seen.registers is None:
@@ -192,6 +193,8 @@ def _first(
 
 
 def kernel_steps(method: ResetMethod) -> Callable[[Observation], tuple[Step, ...]]:
+    """One reset by the kernel, the drive's own rest, and until configuration space answers."""
+
     def steps(seen: Observation) -> tuple[Step, ...]:
         settle = seen.quirk.settle_after_reset
         return (
@@ -211,18 +214,21 @@ def lethal_while_enabled(seen: Observation) -> Refusal | None:
 
 
 def virtual_functions(seen: Observation) -> Refusal | None:
+    """A reset of the physical function disables them (drivers/pci/iov.c, v6.1)."""
     if seen.virtual_functions:
         return f"would also reset its {seen.virtual_functions} virtual functions"
     return None
 
 
 def shared_bus(seen: Observation) -> Refusal | None:
+    """A reset of the bus resets everything on it."""
     if seen.neighbours:
         return f"would also reset {', '.join(map(str, seen.neighbours))}"
     return None
 
 
 def probe_refusal(seen: Observation) -> Refusal | None:
+    """nvme disables a controller first, and newer ones reset it if that fails (5b2c214a9594)."""
     if seen.driver is not None:
         return f"driver {seen.driver} has it"
     if seen.gone:
@@ -252,18 +258,21 @@ def removal(*more: Callable[[Observation], Refusal | None]) -> Callable[[Observa
 
 
 def no_port(seen: Observation) -> Refusal | None:
+    """Its bus is reset by the bridge above it."""
     if seen.port is None:
         return "it is on a root bus" if seen.present else "the port above it is not known any more"
     return None
 
 
 def no_slot(seen: Observation) -> Refusal | None:
+    """Only a hot-plug driver switches slots (drivers/pci/hotplug, v6.1)."""
     return "it is in no slot whose power can be switched" if seen.slot is None else None
 
 
-def bring_back(*steps: Step) -> tuple[Step, ...]:
+def bring_back(seen: Observation, step: Step) -> tuple[Step, ...]:
     """What follows in recovery: a driver that was not there to be waited for costs no time."""
-    return (*steps, AwaitLive(LIVE_TIMEOUT))
+    slow = seen.registers.cap.ready_timeout if seen.registers and not seen.gone else 0.0
+    return (step, AwaitLive(LIVE_TIMEOUT + slow))
 
 
 CONTROLLER = Rung(Method.CONTROLLER, controller_refusal, controller_steps)
@@ -282,17 +291,17 @@ BUS = Rung(
     kernel_refusal(ResetMethod.BUS, shared_bus, virtual_functions),
     kernel_steps(ResetMethod.BUS),
 )
-PROBE = Rung(Method.PROBE, probe_refusal, lambda _: bring_back(Probe()))
-RESCAN = Rung(Method.RESCAN, removal(), lambda _: bring_back(Reenumerate()))
+PROBE = Rung(Method.PROBE, probe_refusal, lambda seen: bring_back(seen, Probe()))
+RESCAN = Rung(Method.RESCAN, removal(), lambda seen: bring_back(seen, Reenumerate()))
 BUS_RESCAN = Rung(
     Method.BUS_RESCAN,
     removal(no_port, shared_bus),
-    lambda seen: bring_back(Reenumerate(port=seen.port)),
+    lambda seen: bring_back(seen, Reenumerate(port=seen.port)),
 )
 SLOT = Rung(
     Method.SLOT,
     removal(no_slot, shared_bus),
-    lambda seen: bring_back(Reenumerate(slot=seen.slot)),
+    lambda seen: bring_back(seen, Reenumerate(slot=seen.slot)),
 )
 
 LADDER = (CONTROLLER, FLR, PM, BUS)

@@ -13,11 +13,11 @@ from . import custody, intent, journal, marks, policy
 from .admission import Facts, refusal
 from .bdf import Bdf
 from .domain import Controller, Domain
-from .errors import BadPolicy, DeviceBusy, OutOfTime, Stuck, SysfsError
+from .errors import BadPolicy, SysfsError
 from .host import Host
 from .nvme import CLASS_NVME
 from .observe import VFIO_PCI, number
-from .operation import Operation, Results, raise_first
+from .operation import UNFINISHED, Operation, Results, raise_first
 from .policy import Mode, Policy
 from .survey import survey
 from .telling import about
@@ -25,9 +25,6 @@ from .telling import about
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Host, Domain], None]
-
-UNFINISHED = (DeviceBusy, OutOfTime, Stuck)
-"""What leaves a controller to a later operation."""
 
 
 def on_prepare(host: Host, domain: Domain) -> None:
@@ -42,7 +39,7 @@ def on_prepare(host: Host, domain: Domain) -> None:
     if domain.policy_error is not None:
         raise domain.policy_error
     bdfs = [each.bdf for each in concerned]
-    operation = Operation.begin(host, policy.load(host, domain.policy), bdfs)
+    operation = Operation.begin(host, policy.load(host, domain.policy), bdfs, domain.uuid)
     operation.each(left, custody.tidy)
     facts = survey(operation, domain.uuid, bdfs, domain.policy.expected)
     for each in facts:
@@ -51,7 +48,7 @@ def on_prepare(host: Host, domain: Domain) -> None:
     if operation.policy.mode is Mode.ENFORCE:
         raise_first(operation.each(idle, custody.clean))
     elif operation.policy.mode is Mode.OBSERVE:
-        intent.tell(host, operation.policy, "prepare", idle)
+        intent.tell(operation, "prepare", idle)
 
 
 def on_start(host: Host, domain: Domain) -> None:
@@ -62,21 +59,22 @@ def on_start(host: Host, domain: Domain) -> None:
     bdfs = _on_vfio(host, _controllers(host, domain))
     if not bdfs:
         return
-    operation = Operation.begin(host, _believed(host, domain), bdfs)
+    operation = Operation.begin(host, _believed(host, domain), bdfs, domain.uuid)
     if operation.policy.mode is Mode.ENFORCE:
         for bdf in bdfs:
             custody.refuse_open(host, bdf, operation.users[bdf])
         journal.claim(host, domain.uuid, bdfs)
         raise_first(operation.each(bdfs, custody.take))
     elif operation.policy.mode is Mode.OBSERVE:
-        intent.tell(host, operation.policy, "start", bdfs)
+        intent.tell(operation, "start", bdfs)
 
 
 def on_stopped(host: Host, domain: Domain) -> None:
     """Clean what the guest had; only with a record, for a failed start brings us here too."""
     owned, left = _owned(host, domain), _left_by_dead_hooks(host, domain)
     if owned or left:
-        operation = Operation.begin(host, _believed(host, domain), [*owned, *left])
+        believed = _believed(host, domain)
+        operation = Operation.begin(host, believed, [*owned, *left], domain.uuid)
         operation.each([*owned, *left], custody.give_back)
         if owned:
             # Libvirt gives the controllers back now: the record says that it is still at it.
@@ -90,7 +88,8 @@ def on_release(host: Host, domain: Domain) -> None:
     owned, left = _owned(host, domain), _left_by_dead_hooks(host, domain)
     results: Results = {}
     if owned or left:
-        operation = Operation.begin(host, _believed(host, domain), [*owned, *left])
+        believed = _believed(host, domain)
+        operation = Operation.begin(host, believed, [*owned, *left], domain.uuid)
         results = operation.each([*owned, *left], custody.verify)
     elif journal.owner(host, domain.uuid) is None:
         _observe(host, domain, "release")
@@ -103,12 +102,12 @@ def on_reconnect(host: Host, domain: Domain) -> None:
     bdfs = _on_vfio(host, _controllers(host, domain))
     if not bdfs:
         return
-    operation = Operation.begin(host, _believed(host, domain), bdfs)
+    operation = Operation.begin(host, _believed(host, domain), bdfs, domain.uuid)
     if operation.policy.mode is Mode.ENFORCE:
         journal.claim(host, domain.uuid, bdfs)
         operation.each(bdfs, custody.refresh)
     elif operation.policy.mode is Mode.OBSERVE:
-        intent.tell(host, operation.policy, "reconnect", bdfs)
+        intent.tell(operation, "reconnect", bdfs)
 
 
 HANDLERS: Mapping[tuple[str, str], Handler] = {
@@ -150,7 +149,7 @@ def _observe(host: Host, domain: Domain, operation: str) -> None:
     if bdfs:
         believed = _believed(host, domain)
         if believed.mode is Mode.OBSERVE:
-            intent.tell(host, believed, operation, bdfs)
+            intent.tell(Operation.begin(host, believed, bdfs), operation, bdfs)
 
 
 def _concerns_us(host: Host, controller: Controller, left: Iterable[Bdf]) -> bool:

@@ -5,6 +5,8 @@ an earlier hook is still in the kernel with it.
 Either is a sentence that refuses the next start at once, where without it that start would hang.
 """
 
+from contextlib import suppress
+
 from . import store
 from .bdf import Bdf
 from .errors import BadRecord, HookError, Stuck
@@ -61,5 +63,6 @@ def _load(host: Host, folder: str, bdf: Bdf) -> dict[str, object] | None:
     try:
         return store.load(host, folder, str(bdf))
     except BadRecord:
-        host.records.drop(folder, str(bdf))
+        with suppress(BadRecord):
+            host.records.drop(folder, str(bdf))
         return None

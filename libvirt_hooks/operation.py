@@ -11,7 +11,7 @@ from . import custody, marks
 from .bdf import Bdf
 from .custody import Task
 from .deadline import Deadline
-from .errors import BadRecord, HookError, Stuck
+from .errors import BadRecord, DeviceBusy, HookError, OutOfTime, Stuck
 from .host import Host, Job
 from .policy import Policy
 from .snapshot import Process
@@ -20,6 +20,9 @@ from .telling import about
 log = logging.getLogger(__name__)
 
 Results = Mapping[Bdf, str | HookError]
+
+UNFINISHED = (DeviceBusy, OutOfTime, Stuck)
+"""What leaves a controller to a later operation."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,22 @@ class Operation:
     deadline: Deadline
     users: Mapping[Bdf, Sequence[Process]]
     """Who had the vfio group or cdev of each open when it began: a look at every process."""
+    guests: frozenset[str] = frozenset()
+    """uuids of the guests for which it is done: what others have is left alone."""
 
     @classmethod
-    def begin(cls, host: Host, policy: Policy, bdfs: Sequence[Bdf]) -> Self:
-        """Begin now, on these controllers: the deadline runs."""
+    def begin(cls, host: Host, policy: Policy, bdfs: Sequence[Bdf], *guests: str) -> Self:
+        """Begin now, on these controllers: the deadline runs.
+
+        :param guests: uuids of those for which it is done.
+        """
         deadline = Deadline(host.monotonic, policy.deadline, policy.deadline_cap)
-        return cls(host, policy, deadline, host.vfio_users(bdfs))
+        return cls(host, policy, deadline, host.vfio_users(bdfs), frozenset(guests))
 
     @classmethod
-    def patient(cls, host: Host, policy: Policy, bdfs: Sequence[Bdf]) -> Self:
+    def patient(cls, host: Host, policy: Policy, bdfs: Sequence[Bdf], *guests: str) -> Self:
         """Begin one that only a person waits for: it has all the time that any may have."""
-        return cls.begin(host, replace(policy, deadline=policy.deadline_cap), bdfs)
+        return cls.begin(host, replace(policy, deadline=policy.deadline_cap), bdfs, *guests)
 
     def each(self, bdfs: Sequence[Bdf], task: Task) -> Results:
         """Do *task* on all of them at once, and tell what came of it."""
@@ -62,7 +70,7 @@ class Operation:
 
     def _job(self, task: Task, bdf: Bdf) -> str:
         users = self.users.get(bdf, ())
-        return custody.job(task, self.host, bdf, self.policy, self.deadline, users)
+        return custody.job(task, self.host, bdf, self.policy, self.deadline, users, self.guests)
 
     def _mark_stuck(self, bdf: Bdf, stuck: Stuck) -> None:
         try:

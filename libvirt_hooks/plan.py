@@ -10,7 +10,7 @@ from enum import Enum
 
 from .ladder import LADDER, LADDER_BUS_FIRST, PROBE, RECOVERY, Method, Refusal, Rung, Step
 from .nvme import ControllerState
-from .observe import Observation
+from .observe import NVME, Observation
 
 
 class Goal(Enum):
@@ -74,6 +74,8 @@ def decide(
     """
     if goal.reached(seen, was_reset):
         return Done()
+    if goal is Goal.LIVE and seen.driver not in (None, NVME):
+        return GiveUp({})  # somebody has come for it: it will not be the host's
     refusals: dict[Method, Refusal] = {}
     for rung in rungs(seen, goal, recovering):
         if rung.method in _past(rung, tried, seen):

@@ -67,7 +67,9 @@ def finish(work: Work) -> None:
 
 def give_up(work: Work) -> None:
     """Nobody will look for it any more."""
-    work.undo.forget(PORT, SLOT, DRIVER, OVERRIDE, RESET_METHOD)
+    work.undo.forget(PORT, SLOT, DRIVER, OVERRIDE)
+    if not work.present:
+        work.undo.forget(RESET_METHOD)
 
 
 def free_probes(work: Work) -> None:

@@ -56,6 +56,22 @@ def test_observe_says_what_would_be_done(caplog: pytest.LogCaptureFixture) -> No
     ]
 
 
+def test_observe_looks_by_a_worker_that_may_die_of_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A driver that claims the BAR under a mapping answers SIGBUS."""
+    host = idle('mode = "observe"')
+    host.write_attr(BDF, "power/control", "on")
+
+    def dies(_: Bdf) -> None:
+        host._workers._dead.add(host._workers._worker)
+        host._workers.enter()
+
+    monkeypatch.setattr(host, "registers", dies)
+    assert call(host, "start", BDF) == 0
+    assert "worker killed by signal 9" in caplog.text
+
+
 def test_observe_says_what_it_cannot_see_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,6 +10,7 @@ from libvirt_hooks.ladder import (
     PROBE,
     RECOVERY,
     AwaitConfig,
+    AwaitLive,
     AwaitReady,
     ClearEnable,
     KernelReset,
@@ -296,6 +297,25 @@ def test_every_way_to_a_goal(observation: Observation, goal: Goal, expected: lis
 
 
 @pytest.mark.parametrize(
+    ("changes", "seconds"),
+    [
+        pytest.param({}, 10.0 + seen().registers.cap.ready_timeout, id="as slow as it may be"),  # type: ignore[union-attr]
+        pytest.param({"registers": None, "unreadable": "lockdown"}, 10.0, id="nobody knows"),
+        pytest.param({"registers": GONE}, 10.0, id="all ones are no time"),
+    ],
+)
+def test_the_hosts_driver_gets_the_drives_time_too(changes: Any, seconds: float) -> None:
+    for rung in (PROBE, *RECOVERY):
+        *_, last = rung.steps(seen(driver=None, port=None, slot="7", **changes))
+        assert last == AwaitLive(seconds)
+
+
+def test_what_somebody_else_has_bound_will_not_be_the_hosts() -> None:
+    observation = seen(*STUCK, driver="vfio-pci", **ALL_OFFERED)
+    assert decide(observation, [], Goal.LIVE, recovering=True) == GiveUp({})
+
+
+@pytest.mark.parametrize(
     ("words", "expected"),
     [
         pytest.param(SHUT_DOWN, CONTROLLER, id="shut down, as the host's driver leaves it"),
@@ -351,7 +371,6 @@ def test_what_is_never_taken_away(changes: dict[str, Any], why: str) -> None:
 @pytest.mark.parametrize(
     ("observation", "why"),
     [
-        pytest.param(seen(driver="vfio-pci"), "driver vfio-pci has it", id="on vfio-pci"),
         pytest.param(
             seen(driver="nvme", nvme_state="dead", registers=None),
             "driver nvme has it",

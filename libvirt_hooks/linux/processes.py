@@ -93,7 +93,8 @@ def _has_open(pid: int, nodes: Collection[str], proc: str) -> set[str]:
 def qemu_runs(uuid: str, proc: str = PROC) -> bool:
     """Is there a process with the arguments `-uuid` and *uuid*, as libvirt starts QEMU?
 
-    May wait for one that is stuck in the kernel with its memory map locked: use it in a worker.
+    May wait for one that is stuck in the kernel with its memory map locked: no hook asks, only
+    `recover`, for which a person waits.
     """
     wanted = f"\0-uuid\0{uuid}\0"
     return any(wanted in text(f"{proc}/{pid}/cmdline") for pid in pids(proc))

@@ -88,8 +88,8 @@ def is_ours(root: str) -> bool:
     if not stat.S_ISDIR(seen.st_mode):
         kind = "a symbolic link" if stat.S_ISLNK(seen.st_mode) else "no directory"
         raise BadRecord(f"{root}: {kind} (expected a directory of ours)", f"remove {root}")
-    if seen.st_uid != os.geteuid():
-        raise BadRecord(f"{root}: owner is uid {seen.st_uid} (expected {os.geteuid()})")
+    if seen.st_uid not in (0, os.geteuid()):
+        raise BadRecord(f"{root}: owner is uid {seen.st_uid} (expected 0)")
     if seen.st_mode & 0o022:
         mode = stat.S_IMODE(seen.st_mode)
         raise BadRecord(f"{root}: others may write to it: mode {mode:#o} (expected 0o700)")
