@@ -19,7 +19,7 @@ from .rig import Rig
 PROBE = "/run/rig/checkout/tests/vm/probe.py"
 PARAMETERS = "/sys/module/sm951_double/parameters"
 PCI = "/sys/bus/pci"
-LIVE_SECONDS = 20.0
+LIVE_SECONDS = 60.0
 SETTLE_SECONDS = 20
 
 

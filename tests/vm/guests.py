@@ -20,7 +20,7 @@ STATUS_FOLDER = "/run/libvirt/qemu"
 # A start on a drive that dies under it takes 65 s, twice.
 START_TIMEOUT = 200.0
 STOP_TIMEOUT = 120.0
-SAY_TIMEOUT = 60
+SAY_TIMEOUT = 120
 
 DOMAIN = """\
 <domain type='qemu'>

@@ -16,7 +16,8 @@ from .rig import Result, Rig
 pytestmark = pytest.mark.vm
 
 KERNEL_GIVES_UP_SECONDS = 65.0
-ENGINE_MS = 50.0
+ENGINE_MS = 1000.0
+"""No reset has been waited for; what it takes, some 20 ms, is for the log to say."""
 
 
 @pytest.fixture
@@ -39,7 +40,8 @@ def test_start_with_a_dead_drive_is_refused(
     started, log = refused
     print(f"\ndead drive: start refused in {started.seconds:.1f} s:\n{started.stderr}")
     assert started.returncode != 0
-    assert started.seconds < KERNEL_GIVES_UP_SECONDS / 2
+    # With all that `release` tries to bring it back.
+    assert started.seconds < KERNEL_GIVES_UP_SECONDS
 
     # libvirt puts its own words before ours, on the same line.
     ours = [line for line in started.stderr.splitlines() if double.bdf in line]

@@ -21,7 +21,7 @@ JOURNAL = records.journal_path(DOUBLE)
 METHODS = f"/sys/bus/pci/devices/{DOUBLE}/reset_method"
 # A record without a QEMU is believed for so long after a hook's last word.
 ON_ITS_WAY_SECONDS = 30
-RECONNECT_SECONDS = 30.0
+RECONNECT_SECONDS = 60.0
 
 KILLS = (
     # prepare has disabled it, and waits for the kernel's reset.

@@ -25,8 +25,9 @@ DEADLINE, CAP_TO, OVERRUN = 20.0, 8.0, 1.0
 """Seconds: an operation's, what QEMU's controller asks for (CAP.TO=15), and how late it may be:
 twice what it may on a real machine, for this one's clock is another's share of a processor."""
 KERNEL_GIVES_UP_SECONDS = 65.0
-LETS_GO_SECONDS = 90.0
-AT_ONCE_SECONDS = 5.0
+LETS_GO_SECONDS = 180.0
+AT_ONCE_SECONDS = 10.0
+"""In which libvirt's own work is done, too: some 2 s in the rig."""
 STUCK = re.compile(
     r"writing '1' to reset: not done since \d\d:\d\d:\d\d, process (?P<pid>\d+) left behind"
 )
@@ -180,7 +181,7 @@ def test_libvirt_answers_while_a_reset_is_stuck(rig: Rig, idle: Double) -> None:
         guest.undefine()
     assert refused.returncode == 1
     # libvirt has the guest locked for as long as the hook runs.
-    assert beside.seconds < DEADLINE + CAP_TO + AT_ONCE_SECONDS
+    assert beside.seconds < KERNEL_GIVES_UP_SECONDS
     assert after.seconds < AT_ONCE_SECONDS
     assert state(rig, pid) == "D", "all of this was to happen while it is stuck"
     let_go(idle)
