@@ -6,7 +6,7 @@ makes work for ``Host.each`` of it. When which of them is due is ``lifecycle``'s
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from . import journal, marks, pci, reenumerate
@@ -41,6 +41,10 @@ CLOSE_POLL, SCAN_POLL = 0.01, 0.25
 
 Task = Callable[[Work], str]
 
+Guests = Mapping[str, float | None]
+"""Guests by uuid, each with the time of its record; None: whatever the record says by now."""
+NOBODY: Guests = {}
+
 
 def job(
     task: Task,
@@ -49,17 +53,17 @@ def job(
     policy: Policy,
     deadline: Deadline,
     users: Sequence[Process] = (),
-    guests: Collection[str] = (),
+    guests: Guests = NOBODY,
 ) -> str:
     """Do *task* on one controller, locked, from where a hook that died left it.
 
-    :param guests: uuids of those for which it is done.
-    :raises DeviceBusy: another guest has it by now: whoever decided to do this had no lock yet.
+    :param guests: those for which it is done.
+    :raises DeviceBusy: a guest has it by now: whoever decided to do this had no lock yet.
     """
     with locked(host, bdf, policy, deadline, users) as work:
-        other = next((each for each in journal.owners_of(host, bdf) if each not in guests), None)
-        if other is not None:
-            raise DeviceBusy(f"{bdf}: left alone: the guest with uuid {other} has it")
+        for owner in journal.owners_of(host, bdf):
+            if owner.uuid not in guests or guests[owner.uuid] not in (None, owner.since):
+                raise DeviceBusy(f"{bdf}: left alone: the guest with uuid {owner.uuid} has it")
         _finish_removal(work)
         try:
             return task(work)
@@ -138,6 +142,9 @@ def verify(work: Work) -> str:
     :raises DeviceBusy: it is still open; then nothing is touched.
     :raises HookError: nothing brought it back: it is marked dead, and the next start refused.
     """
+    if work.driver not in (None, NVME, VFIO_PCI):
+        put_back(work)
+        return f"driver {work.driver} has it"
     await_closed(work)
     if work.driver == NVME:
         _await_host(work)

@@ -66,14 +66,14 @@ def owners(host: Host) -> list[Owner]:
     return [each for each in found if each is not None]
 
 
-def owners_of(host: Host, bdf: Bdf) -> list[str]:
-    """Return the uuids of the guests that have this controller, by their records: one, or none."""
-    return [each.uuid for each in owners(host) if bdf in each.bdfs]
+def owners_of(host: Host, bdf: Bdf) -> list[Owner]:
+    """Return the guests that have this controller, by their records: mostly one, or none."""
+    return [each for each in owners(host) if bdf in each.bdfs]
 
 
 def other_owner(host: Host, uuid: str, bdf: Bdf) -> str | None:
     """Return the uuid of another guest than *uuid* that has this controller, by its record."""
-    return next((each for each in owners_of(host, bdf) if each != uuid), None)
+    return next((each.uuid for each in owners_of(host, bdf) if each.uuid != uuid), None)
 
 
 def claim(host: Host, uuid: str, bdfs: Iterable[Bdf]) -> None:
@@ -84,10 +84,10 @@ def claim(host: Host, uuid: str, bdfs: Iterable[Bdf]) -> None:
     """
     wanted = set(bdfs)
     with host.lock(OWNERS, LOCK_TIMEOUT):
-        _remember(host, uuid, wanted)
+        _remember(host, uuid, wanted, host.monotonic())
         for other in owners(host):
             if other.uuid != uuid and wanted.intersection(other.bdfs):
-                _remember(host, other.uuid, set(other.bdfs) - wanted)
+                _remember(host, other.uuid, set(other.bdfs) - wanted, other.since)
 
 
 def keep_only(host: Host, uuid: str, bdfs: Iterable[Bdf]) -> None:
@@ -100,12 +100,29 @@ def keep_only(host: Host, uuid: str, bdfs: Iterable[Bdf]) -> None:
     """
     with host.lock(OWNERS, LOCK_TIMEOUT):
         taken = {bdf for each in owners(host) if each.uuid != uuid for bdf in each.bdfs}
-        _remember(host, uuid, set(bdfs) - taken)
+        _remember(host, uuid, set(bdfs) - taken, host.monotonic())
 
 
-def _remember(host: Host, uuid: str, bdfs: Collection[Bdf]) -> None:
+def forget(host: Host, gone: Owner, done: Collection[Bdf]) -> tuple[Bdf, ...]:
+    """Of a guest that is gone, forget what is *done* with; return what is left of it.
+
+    A record that is another by now is a guest's that has come back: it stays as it is.
+
+    :raises DeviceBusy: another hook kept the records' lock.
+    :raises BadRecord: they could not be written.
+    """
+    with host.lock(OWNERS, LOCK_TIMEOUT):
+        now = owner(host, gone.uuid)
+        if now is None or now.since != gone.since:
+            return ()
+        left = tuple(bdf for bdf in now.bdfs if bdf not in done)
+        _remember(host, gone.uuid, left, gone.since)
+        return left
+
+
+def _remember(host: Host, uuid: str, bdfs: Collection[Bdf], since: float) -> None:
     if bdfs:
-        _store_owner(host, Owner(uuid, tuple(sorted(bdfs)), host.monotonic()))
+        _store_owner(host, Owner(uuid, tuple(sorted(bdfs)), since))
     else:
         host.records.drop(OWNERS, uuid)
 

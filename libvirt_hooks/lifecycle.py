@@ -9,11 +9,12 @@ only `prepare` and `start` may refuse; non-zero from `reconnect` would kill a ru
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
-from . import custody, intent, journal, marks, policy
+from . import custody, intent, journal, marks, observe, policy
 from .admission import Facts, refusal
 from .bdf import Bdf
+from .custody import Task
 from .domain import Controller, Domain
-from .errors import BadPolicy, SysfsError
+from .errors import BadPolicy, HookError, SysfsError
 from .host import Host
 from .nvme import CLASS_NVME
 from .observe import VFIO_PCI, number
@@ -21,6 +22,7 @@ from .operation import UNFINISHED, Operation, Results, raise_first
 from .policy import Mode, Policy
 from .survey import survey
 from .telling import about
+from .work import Work
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ def on_prepare(host: Host, domain: Domain) -> None:
     if domain.policy_error is not None:
         raise domain.policy_error
     bdfs = [each.bdf for each in concerned]
-    operation = Operation.begin(host, policy.load(host, domain.policy), bdfs, domain.uuid)
+    operation = Operation.begin(host, policy.load(host, domain.policy), bdfs, {domain.uuid: None})
     operation.each(left, custody.tidy)
     facts = survey(operation, domain.uuid, bdfs, domain.policy.expected)
     for each in facts:
@@ -59,7 +61,7 @@ def on_start(host: Host, domain: Domain) -> None:
     bdfs = _on_vfio(host, _controllers(host, domain))
     if not bdfs:
         return
-    operation = Operation.begin(host, _believed(host, domain), bdfs, domain.uuid)
+    operation = Operation.begin(host, _believed(host, domain), bdfs, {domain.uuid: None})
     if operation.policy.mode is Mode.ENFORCE:
         for bdf in bdfs:
             custody.refuse_open(host, bdf, operation.users[bdf])
@@ -74,8 +76,8 @@ def on_stopped(host: Host, domain: Domain) -> None:
     owned, left = _owned(host, domain), _left_by_dead_hooks(host, domain)
     if owned or left:
         believed = _believed(host, domain)
-        operation = Operation.begin(host, believed, [*owned, *left], domain.uuid)
-        operation.each([*owned, *left], custody.give_back)
+        operation = Operation.begin(host, believed, [*owned, *left], {domain.uuid: None})
+        operation.each([*owned, *left], _only_idle(left, custody.give_back))
         if owned:
             # Libvirt gives the controllers back now: the record says that it is still at it.
             journal.keep_only(host, domain.uuid, owned)
@@ -89,8 +91,8 @@ def on_release(host: Host, domain: Domain) -> None:
     results: Results = {}
     if owned or left:
         believed = _believed(host, domain)
-        operation = Operation.begin(host, believed, [*owned, *left], domain.uuid)
-        results = operation.each([*owned, *left], custody.verify)
+        operation = Operation.begin(host, believed, [*owned, *left], {domain.uuid: None})
+        results = operation.each([*owned, *left], _only_idle(left, custody.verify))
     elif journal.owner(host, domain.uuid) is None:
         _observe(host, domain, "release")
         return
@@ -102,9 +104,12 @@ def on_reconnect(host: Host, domain: Domain) -> None:
     bdfs = _on_vfio(host, _controllers(host, domain))
     if not bdfs:
         return
-    operation = Operation.begin(host, _believed(host, domain), bdfs, domain.uuid)
+    operation = Operation.begin(host, _believed(host, domain), bdfs, {domain.uuid: None})
     if operation.policy.mode is Mode.ENFORCE:
-        journal.claim(host, domain.uuid, bdfs)
+        try:
+            journal.claim(host, domain.uuid, bdfs)
+        except HookError as error:  # the guard is what protects a guest that runs
+            log.error("%s", error.in_full)
         operation.each(bdfs, custody.refresh)
     elif operation.policy.mode is Mode.OBSERVE:
         intent.tell(operation, "reconnect", bdfs)
@@ -195,10 +200,13 @@ def _owned(host: Host, domain: Domain) -> list[Bdf]:
     if record is None:
         return []
     others = {bdf for each in journal.owners(host) if each.uuid != domain.uuid for bdf in each.bdfs}
+    named = {each.bdf for each in domain.candidates}
     candidates = {*record.bdfs, *_controllers(host, domain)} - others
+    # What was unplugged from it, and is open, is another guest's, whose start no hook has seen.
+    moved = {bdf for bdf in candidates - named if observe.is_open(host, bdf, host.driver(bdf))}
     away = journal.journaled(host)
     return sorted(
-        bdf for bdf in candidates if bdf in away or host.read_attr(bdf, "class") is not None
+        bdf for bdf in candidates - moved if bdf in away or host.read_attr(bdf, "class") is not None
     )
 
 
@@ -210,6 +218,18 @@ def _left_by_dead_hooks(host: Host, domain: Domain, ended: str = "") -> list[Bdf
     owned = {bdf for each in journal.owners(host) for bdf in each.bdfs if each.uuid != ended}
     candidates = {each.bdf for each in domain.candidates}
     return [bdf for bdf in journal.journaled(host) if bdf in candidates - owned]
+
+
+def _only_idle(left: Iterable[Bdf], task: Task) -> Task:
+    """Make *task* wait for nobody where it is only about what a dead hook has *left*."""
+    unowned = frozenset(left)
+
+    def do(work: Work) -> str:
+        if work.bdf in unowned:
+            custody.refuse_open(work.host, work.bdf, work.users)
+        return task(work)
+
+    return do
 
 
 def _unfinished(host: Host, owned: Iterable[Bdf], results: Results) -> list[Bdf]:

@@ -3,13 +3,13 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Self
 
 from . import custody, marks
 from .bdf import Bdf
-from .custody import Task
+from .custody import NOBODY, Guests, Task
 from .deadline import Deadline
 from .errors import BadRecord, DeviceBusy, HookError, OutOfTime, Stuck
 from .host import Host, Job
@@ -34,22 +34,23 @@ class Operation:
     deadline: Deadline
     users: Mapping[Bdf, Sequence[Process]]
     """Who had the vfio group or cdev of each open when it began: a look at every process."""
-    guests: frozenset[str] = frozenset()
-    """uuids of the guests for which it is done: what others have is left alone."""
+    guests: Guests = field(default_factory=dict)
+    """For which it is done: what others have is left alone."""
 
     @classmethod
-    def begin(cls, host: Host, policy: Policy, bdfs: Sequence[Bdf], *guests: str) -> Self:
-        """Begin now, on these controllers: the deadline runs.
-
-        :param guests: uuids of those for which it is done.
-        """
+    def begin(
+        cls, host: Host, policy: Policy, bdfs: Sequence[Bdf], guests: Guests = NOBODY
+    ) -> Self:
+        """Begin now, on these controllers: the deadline runs."""
         deadline = Deadline(host.monotonic, policy.deadline, policy.deadline_cap)
-        return cls(host, policy, deadline, host.vfio_users(bdfs), frozenset(guests))
+        return cls(host, policy, deadline, host.vfio_users(bdfs), guests)
 
     @classmethod
-    def patient(cls, host: Host, policy: Policy, bdfs: Sequence[Bdf], *guests: str) -> Self:
+    def patient(
+        cls, host: Host, policy: Policy, bdfs: Sequence[Bdf], guests: Guests = NOBODY
+    ) -> Self:
         """Begin one that only a person waits for: it has all the time that any may have."""
-        return cls.begin(host, replace(policy, deadline=policy.deadline_cap), bdfs, *guests)
+        return cls.begin(host, replace(policy, deadline=policy.deadline_cap), bdfs, guests)
 
     def each(self, bdfs: Sequence[Bdf], task: Task) -> Results:
         """Do *task* on all of them at once, and tell what came of it."""

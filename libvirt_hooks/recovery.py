@@ -5,15 +5,16 @@ A guest whose QEMU is gone and for which no hook came, a journal of a hook that 
 earlier boot; or one controller by name, whatever is wrong with it.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from . import admission, custody, journal, marks, store
 from .bdf import Bdf
-from .errors import BadRecord, DeviceBusy, HookError
+from .custody import Guests
+from .errors import BadRecord, DeviceBusy, HookError, Refused
 from .host import Host
 from .journal import Owner
-from .observe import VFIO_PCI
+from .observe import NVME, VFIO_PCI
 from .operation import UNFINISHED, Operation, Results, raise_first
 from .policy import Policy
 from .survey import survey
@@ -34,17 +35,17 @@ def recover_all(host: Host, policy: Policy) -> Iterator[str | HookError]:
     in_use = {bdf for each in owners if each not in orphans for bdf in each.bdfs}
     lost = {bdf for each in orphans for bdf in each.bdfs if host.read_attr(bdf, "class")}
     wanted = sorted((lost | set(journal.journaled(host))) - in_use)
-    guests = [each.uuid for each in orphans]
-    operation = Operation.patient(host, policy, wanted, *guests)
-    # A live one that the host uses again is only looked at; a dead one would be removed.
-    refused = _refusals(operation, [bdf for bdf in wanted if host.nvme_state(bdf) == "dead"])
+    operation = Operation.patient(host, policy, wanted, _as_seen(orphans))
+    # A live one that the host uses again is only looked at; any other might be removed.
+    failing = [bdf for bdf in wanted if host.driver(bdf) == NVME and host.nvme_state(bdf) != "live"]
+    refused = _refusals(operation, failing)
     mended = operation.each([bdf for bdf in wanted if bdf not in refused], custody.verify)
     results = {**mended, **refused}
     for bdf, result in results.items():
         yield _told(host, bdf, result)
     for orphan in orphans:
-        left = _forget(host, orphan, set(orphan.bdfs) - set(results), results)
-        if left:
+        away = set(orphan.bdfs) - set(results)
+        if left := journal.forget(host, orphan, away | _done(results)):
             which = ", ".join(map(str, left))
             yield HookError(f"guest {orphan.uuid}: gone, and no hook came: {which} not finished")
         else:
@@ -62,19 +63,19 @@ def recover_one(host: Host, policy: Policy, bdf: Bdf) -> str:
 
     :raises HookError: it is in use, or nothing brought it back.
     """
-    owner = next((each for each in journal.owners(host) if bdf in each.bdfs), None)
-    if owner is not None and journal.is_running(host, owner):
-        raise DeviceBusy(
-            f"{bdf}: may not be recovered: the guest with uuid {owner.uuid} has it",
-            hint="stop that guest first; one that is gone is believed to be after"
-            f" {journal.ON_ITS_WAY:.0f} s",
-        )
-    guests = [owner.uuid] if owner is not None else []
-    operation = Operation.patient(host, policy, [bdf], *guests)
+    owners = journal.owners_of(host, bdf)
+    for owner in owners:
+        if journal.is_running(host, owner):
+            raise DeviceBusy(
+                f"{bdf}: may not be recovered: the guest with uuid {owner.uuid} has it",
+                hint="stop that guest first; one that is gone is believed to be after"
+                f" {journal.ON_ITS_WAY:.0f} s",
+            )
+    operation = Operation.patient(host, policy, [bdf], _as_seen(owners))
     raise_first(_refusals(operation, [bdf]))
     results = operation.each([bdf], custody.verify)
-    if owner is not None:
-        _forget(host, owner, (), results)
+    for owner in owners:
+        journal.forget(host, owner, _done(results))
     raise_first(results)
     return str(_told(host, bdf, results[bdf]))
 
@@ -100,12 +101,14 @@ def _told(host: Host, bdf: Bdf, result: str | HookError) -> str | HookError:
     return f"{bdf}: {result}"
 
 
-def _forget(host: Host, owner: Owner, away: Collection[Bdf], results: Results) -> list[Bdf]:
-    """Forget what is done with, or *away*, of what a guest had; return what is left."""
-    done = {bdf for bdf, result in results.items() if not isinstance(result, UNFINISHED)}
-    left = [bdf for bdf in owner.bdfs if bdf not in done.union(away)]
-    journal.keep_only(host, owner.uuid, left)
-    return left
+def _as_seen(owners: Iterable[Owner]) -> Guests:
+    """These guests, as they are recorded now: one that comes back has another record."""
+    return {each.uuid: each.since for each in owners}
+
+
+def _done(results: Results) -> set[Bdf]:
+    unfinished = (*UNFINISHED, Refused)
+    return {bdf for bdf, result in results.items() if not isinstance(result, unfinished)}
 
 
 def _unreadable(host: Host) -> Iterator[BadRecord]:

@@ -193,6 +193,23 @@ def test_a_package_that_is_just_being_replaced_kills_no_guest(
 
 
 @needs_root
+@pytest.mark.parametrize("where", ["/dev/full", None], ids=["full", "closed"])
+@pytest.mark.parametrize("call", CALLS, ids=" ".join)
+def test_a_stderr_that_takes_nothing_changes_no_status(
+    call: tuple[str, str], where: str | None, tmp_path: Path
+) -> None:
+    gate = lay(tmp_path / "hooks", package=False)
+    redirect = f"2>{where}" if where else "2>&-"
+    result = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" "$@" {redirect}', str(gate), "guest", *call, "-"],
+        input=xml(call[0]),
+        stdout=subprocess.PIPE,
+    )
+    refused = call in [("prepare", "begin"), ("start", "begin")]
+    assert (result.returncode, result.stdout) == (int(refused), b"")
+
+
+@needs_root
 def test_without_lxml_it_says_what_to_install(tmp_path: Path) -> None:
     gate = lay(tmp_path / "hooks")
     absent = "raise ModuleNotFoundError(\"No module named 'lxml'\", name='lxml')\n"

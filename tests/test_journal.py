@@ -6,7 +6,7 @@ import pytest
 from libvirt_hooks import journal
 from libvirt_hooks.bdf import Bdf
 from libvirt_hooks.errors import BadRecord
-from libvirt_hooks.journal import Undo
+from libvirt_hooks.journal import Owner, Undo
 from libvirt_hooks.simulator.host import SimHost
 
 from .lives import owned
@@ -108,3 +108,24 @@ def test_the_last_entry_forgotten_leaves_no_file(host: SimHost) -> None:
     undo.forget("power/control")
     undo.forget("power/control")
     assert host.records.names(journal.JOURNAL) == []
+
+
+def test_a_guest_that_has_come_back_is_not_forgotten() -> None:
+    host = SimHost()
+    journal.claim(host, ONE, [A, B])
+    gone = journal.owner(host, ONE)
+    assert gone is not None
+    host.clock.advance(40.0)
+    journal.claim(host, ONE, [A, B])
+    assert journal.forget(host, gone, {A, B}) == ()
+    assert journal.owner(host, ONE) == Owner(ONE, (A, B), host.monotonic())
+
+
+def test_who_loses_a_controller_to_another_has_not_been_heard_of() -> None:
+    """Else a guest that is gone would be believed to run, for as long again."""
+    host = SimHost()
+    journal.claim(host, ONE, [A, B])
+    heard = host.monotonic()
+    host.clock.advance(40.0)
+    journal.claim(host, TWO, [B])
+    assert journal.owner(host, ONE) == Owner(ONE, (A,), heard)

@@ -204,6 +204,76 @@ def test_a_drive_that_is_given_up_where_it_is_keeps_its_reset_methods() -> None:
     assert host.records.all == [f"dead/{BDF}"]
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_who_comes_back_while_a_person_recovers_it_keeps_its_guard_and_its_record(
+    named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = idle()
+    journal.claim(host, UUID, [BDF])
+    host.clock.advance(1000.0)
+    meanwhile(monkeypatch, Operation, "each", lambda: call(host, "start", BDF))
+    if named:
+        with pytest.raises(DeviceBusy, match=f"the guest with uuid {UUID} has it"):
+            recovery.recover_one(host, Policy(), BDF)
+    else:
+        said = list(recovery.recover_all(host, Policy()))
+        assert isinstance(said[0], DeviceBusy)
+    assert host.read_attr(BDF, "reset_method") == "bus"
+    assert owned(host, UUID) == (BDF,)
+
+
+def test_a_drive_that_somebody_elses_driver_has_is_let_go_of() -> None:
+    host = idle()
+    assert call(host, "start", BDF) == 0
+    host.clock.advance(1000.0)
+    host.device(BDF).set_driver("uio_pci_generic")
+    said = [str(each) for each in recovery.recover_all(host, Policy())]
+    assert said == [
+        f"{BDF}: driver uio_pci_generic has it",
+        f"guest {UUID}: gone, and no hook came: forgotten",
+    ]
+    assert host.read_attr(BDF, "reset_method") == "flr bus"
+    assert host.records.all == []
+
+
+def test_what_was_unplugged_and_is_another_guests_by_now_is_that_guests() -> None:
+    """No hook has seen either."""
+    host = idle()
+    host.add(SECOND, ORDINARY, driver="vfio-pci")
+    assert call(host, "start", BDF, SECOND) == 0
+    host.device(BDF).enable_count = 1
+    began = host.monotonic()
+    for operation in ("stopped", "release"):
+        assert call(host, operation, SECOND) == 0
+    assert host.monotonic() - began < 1.0
+    assert owned(host, UUID) is None
+    assert host.read_attr(BDF, "reset_method") == "bus"
+
+    journal.claim(host, OTHER, [])
+    host.device(BDF).enable_count = 0
+    assert call(host, "stopped", BDF, uuid=OTHER) == 0
+    assert host.read_attr(BDF, "reset_method") == "flr bus"
+
+
+@pytest.mark.parametrize("operation", ["stopped", "release"])
+def test_nobody_waits_for_a_drive_that_its_guest_never_had(operation: str) -> None:
+    """A hook has left it half done, and a guest that no hook has seen has it open."""
+    host = idle()
+    at_work(host).undo.keep("power/control", "auto")
+    host.device(BDF).enable_count = 1
+    began = host.monotonic()
+    assert call(host, operation, BDF) == 0
+    assert host.monotonic() - began < 0.1
+    assert at_work(host).undo.original("power/control") == "auto"
+
+
+def test_a_record_that_cannot_be_written_leaves_no_running_guest_unguarded() -> None:
+    host = idle()
+    host._workers.locked_until["owners"] = 1000.0
+    assert call(host, "reconnect", BDF) == 0
+    assert host.read_attr(BDF, "reset_method") == "bus"
+
+
 def test_recover_by_name_forgets_no_other_controller_of_that_guest() -> None:
     host = SimHost()
     for bdf in (BDF, SECOND):
@@ -212,18 +282,26 @@ def test_recover_by_name_forgets_no_other_controller_of_that_guest() -> None:
     host.clock.advance(1000.0)
     recovery.recover_one(host, Policy(), BDF)
     assert owned(host, UUID) == (SECOND,)
+    assert "pristine" in recovery.recover_one(host, Policy(), SECOND)
+    assert owned(host, UUID) is None
 
 
-def test_recover_takes_no_dead_disk_away_that_is_mounted() -> None:
+@pytest.mark.parametrize("state", ["dead", "connecting"])
+def test_recover_takes_no_disk_away_that_is_mounted(state: str) -> None:
     host = SimHost()
     host.add(BDF, SM951, mounted="/srv")
-    host.device(BDF).set_driver("nvme", "dead")
+    host.device(BDF).set_driver("nvme", state)
     journal.claim(host, UUID, [BDF])
     host.clock.advance(1000.0)
     host.trace.clear()
     said = [str(each) for each in recovery.recover_all(host, Policy())]
-    assert said[0] == f"{BDF}: may not be recovered: in use by the host: mount@nvme0n1p1:/srv"
+    assert said == [
+        f"{BDF}: may not be recovered: in use by the host: mount@nvme0n1p1:/srv",
+        f"guest {UUID}: gone, and no hook came: {BDF} not finished",
+    ]
     assert host.texts() == []
+    # Not forgotten, nor taken for one that has just been heard of.
+    assert [str(each) for each in recovery.recover_all(host, Policy())] == said
 
 
 def test_recover_says_what_is_not_finished() -> None:
