@@ -15,7 +15,7 @@ from .host import Host
 from .linux import policy_file
 from .linux.host import LinuxHost
 from .nvme import CLASS_NVME
-from .observe import VFIO_PCI, number
+from .observe import VFIO_PCI, ids, number
 from .operation import Operation, raise_first
 from .policy import SILENT, Policy
 from .survey import survey
@@ -104,7 +104,7 @@ def _list(host: Host) -> Iterator[str]:
     for bdf in host.functions():
         if number(host.read_attr(bdf, "class")) != CLASS_NVME:
             continue
-        vendor, device = (number(host.read_attr(bdf, name)) for name in ("vendor", "device"))
+        vendor, device = ids(host, bdf)
         methods = (host.read_attr(bdf, "reset_method") or "none").replace(" ", ",") or "none"
         given_up = "given up" if marks.dead(host, bdf) else None
         state = owners.get(bdf) or given_up or host.nvme_state(bdf) or "idle"

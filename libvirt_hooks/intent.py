@@ -12,7 +12,7 @@ from functools import partial
 from .bdf import Bdf
 from .errors import HookError
 from .guard import guards
-from .observe import NVME, VFIO_PCI, Observation, number, observe
+from .observe import NVME, VFIO_PCI, Observation, ids, observe
 from .operation import Operation
 from .plan import Done, Goal, Try, decide
 from .policy import GuardChoice
@@ -39,9 +39,9 @@ def tell(operation: Operation, name: str, bdfs: Sequence[Bdf]) -> None:
 
 def _would(operation: Operation, name: str, bdf: Bdf) -> str:
     host, policy = operation.host, operation.policy
-    vendor, device = (number(host.read_attr(bdf, each)) for each in ("vendor", "device"))
-    seen = observe(host, bdf, policy.quirk(bdf, vendor, device))
-    return "; ".join(intents(name, seen, policy.guard(bdf, vendor, device)))
+    names = ids(host, bdf)
+    seen = observe(host, bdf, policy.quirk(bdf, *names))
+    return "; ".join(intents(name, seen, policy.guard(bdf, *names)))
 
 
 def intents(operation: str, seen: Observation, choice: GuardChoice) -> list[str]:

@@ -7,7 +7,7 @@ only `prepare` and `start` may refuse; non-zero from `reconnect` would kill a ru
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from . import custody, intent, journal, marks, observe, policy
 from .admission import Facts, refusal
@@ -61,7 +61,7 @@ def on_start(host: Host, domain: Domain) -> None:
     bdfs = _on_vfio(host, _controllers(host, domain))
     if not bdfs:
         return
-    operation = Operation.begin(host, _believed(host, domain), bdfs, {domain.uuid: None})
+    operation = _begin(host, domain, bdfs)
     if operation.policy.mode is Mode.ENFORCE:
         for bdf in bdfs:
             custody.refuse_open(host, bdf, operation.users[bdf])
@@ -75,8 +75,7 @@ def on_stopped(host: Host, domain: Domain) -> None:
     """Clean what the guest had; only with a record, for a failed start brings us here too."""
     owned, left = _owned(host, domain), _left_by_dead_hooks(host, domain)
     if owned or left:
-        believed = _believed(host, domain)
-        operation = Operation.begin(host, believed, [*owned, *left], {domain.uuid: None})
+        operation = _begin(host, domain, [*owned, *left])
         operation.each([*owned, *left], _only_idle(left, custody.give_back))
         if owned:
             # Libvirt gives the controllers back now: the record says that it is still at it.
@@ -90,8 +89,7 @@ def on_release(host: Host, domain: Domain) -> None:
     owned, left = _owned(host, domain), _left_by_dead_hooks(host, domain)
     results: Results = {}
     if owned or left:
-        believed = _believed(host, domain)
-        operation = Operation.begin(host, believed, [*owned, *left], {domain.uuid: None})
+        operation = _begin(host, domain, [*owned, *left])
         results = operation.each([*owned, *left], _only_idle(left, custody.verify))
     elif journal.owner(host, domain.uuid) is None:
         _observe(host, domain, "release")
@@ -104,7 +102,7 @@ def on_reconnect(host: Host, domain: Domain) -> None:
     bdfs = _on_vfio(host, _controllers(host, domain))
     if not bdfs:
         return
-    operation = Operation.begin(host, _believed(host, domain), bdfs, {domain.uuid: None})
+    operation = _begin(host, domain, bdfs)
     if operation.policy.mode is Mode.ENFORCE:
         try:
             journal.claim(host, domain.uuid, bdfs)
@@ -136,6 +134,11 @@ def _admit(facts: Facts, mode: Mode) -> None:
         raise refused
     if mode is Mode.OBSERVE:
         log.warning("observe: would refuse: %s", refused.message, extra=about(facts.bdf))
+
+
+def _begin(host: Host, domain: Domain, bdfs: Sequence[Bdf]) -> Operation:
+    """Begin what is done for this guest, where nothing may be refused for the policy's sake."""
+    return Operation.begin(host, _believed(host, domain), bdfs, {domain.uuid: None})
 
 
 def _believed(host: Host, domain: Domain) -> Policy:

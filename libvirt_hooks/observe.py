@@ -224,6 +224,14 @@ def read_power_state(host: Host, bdf: Bdf) -> str:
     return state
 
 
+def ids(host: Host, bdf: Bdf) -> tuple[int, int]:
+    """Return vendor and device as enumerated, zeros for a function that is not there.
+
+    :raises SysfsError: the kernel refused a read.
+    """
+    return number(host.read_attr(bdf, "vendor")), number(host.read_attr(bdf, "device"))
+
+
 def number(attribute: str | None) -> int:
     """Read an attribute's number, decimal or ``0x`` hexadecimal; one that is not there is 0."""
     return int(attribute or "0", 0)

@@ -3,7 +3,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
 
@@ -34,7 +34,7 @@ class Operation:
     deadline: Deadline
     users: Mapping[Bdf, Sequence[Process]]
     """Who had the vfio group or cdev of each open when it began: a look at every process."""
-    guests: Guests = field(default_factory=dict)
+    guests: Guests
     """For which it is done: what others have is left alone."""
 
     @classmethod

@@ -14,7 +14,7 @@ from .bdf import Bdf
 from .errors import HookError, Stuck
 from .host import Host
 from .identity import Expected
-from .observe import NVME, is_open, number
+from .observe import NVME, ids, is_open, number
 from .operation import Operation
 from .usage import Use
 
@@ -37,7 +37,6 @@ def survey(
     facts = []
     for bdf in bdfs:
         code = host.read_attr(bdf, "class")
-        vendor, device = (number(host.read_attr(bdf, name)) for name in ("vendor", "device"))
         driver = host.driver(bdf) if code is not None else None
         facts.append(
             Facts(
@@ -48,7 +47,7 @@ def survey(
                 open=is_open(host, bdf, driver),
                 owner=journal.other_owner(host, uuid, bdf),
                 virtual_functions=host.virtual_functions(bdf),
-                denied=operation.policy.denied(bdf, vendor, device),
+                denied=operation.policy.denied(bdf, *ids(host, bdf)),
                 users=tuple(operation.users.get(bdf, ())),
                 uses=used.get(bdf, ()),
                 dead=_dead(host, bdf),

@@ -11,7 +11,7 @@ from .deadline import Deadline
 from .errors import DeviceBusy
 from .host import Host
 from .journal import Undo
-from .observe import VFIO_PCI, is_open, number
+from .observe import VFIO_PCI, ids, is_open
 from .policy import GuardChoice, Policy
 from .quirks import Quirk
 from .snapshot import Process
@@ -35,8 +35,7 @@ class Work:
     @property
     def ids(self) -> tuple[int, int]:
         """Vendor and device as enumerated; those of the moment, for a rescan may find others."""
-        vendor, device = (self.host.read_attr(self.bdf, name) for name in ("vendor", "device"))
-        return number(vendor), number(device)
+        return ids(self.host, self.bdf)
 
     @property
     def quirk(self) -> Quirk:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from . import hooks
-from .drives import Counters, Drive, View
+from .drives import Counters, Double, Drive, View
 from .guests import Guest
 from .rig import Rig
 
@@ -107,6 +107,21 @@ def play(guest: Guest, life: Life) -> None:
             assert started.returncode != 0, "the start was to be refused"
             assert "refused by the test" in started.stderr, started.stderr
     guest.wait_off()
+
+
+def assert_put_back(double: Double, before: View) -> None:
+    """As before the life, but clean; and no reset has hurt it."""
+    after = double.registers_view()
+    assert after.is_disabled, after.registers
+    assert (after.driver, after.reset_method, after.power_control) == (
+        before.driver,
+        before.reset_method,
+        before.power_control,
+    ), (after, before)
+    left = hooks.left_behind(double.rig)
+    assert left == [], left
+    counters = double.counters()
+    assert counters.flr_lethal == 0, counters
 
 
 def _take_from_host(drive: Drive, managed: bool) -> View:

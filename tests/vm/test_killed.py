@@ -9,9 +9,10 @@ import pytest
 
 from . import daemon, hooks, kills, records
 from .deadline import Deadline
-from .drives import Double, View
+from .drives import Double
 from .guests import STATUS_FOLDER, Guest
 from .kills import Kill
+from .lives import assert_put_back
 from .outer import DOUBLE
 from .rig import Rig
 
@@ -57,19 +58,6 @@ def call(guest: Guest, operation: str, kill: Kill | None = None) -> int:
     print(f"\n{kill}: {killed.result()}; status {status}")
     assert killed.result().killed, "it was to be killed"
     return status
-
-
-def assert_put_back(double: Double, before: View) -> None:
-    """As before the life, but clean; and no reset has hurt it."""
-    after = double.registers_view()
-    assert after.is_disabled, after.registers
-    assert (after.driver, after.reset_method, after.power_control) == (
-        before.driver,
-        before.reset_method,
-        before.power_control,
-    )
-    assert hooks.left_behind(double.rig) == []
-    assert double.counters().flr_lethal == 0
 
 
 @pytest.mark.parametrize("kill", KILLS, ids=str)

@@ -17,6 +17,7 @@ from . import hooks, records
 from .deadline import Deadline
 from .drives import Double, View
 from .guests import Guest
+from .lives import assert_put_back
 from .rig import Result, Rig
 
 pytestmark = pytest.mark.vm
@@ -105,16 +106,8 @@ def let_go(double: Double) -> None:
 
 
 def assert_made_up_for(double: Double, before: View) -> None:
-    after = double.registers_view()
-    assert after.is_disabled, after.registers
-    assert (after.driver, after.reset_method, after.power_control) == (
-        before.driver,
-        before.reset_method,
-        before.power_control,
-    )
-    assert hooks.left_behind(double.rig) == []
-    counters = double.counters()
-    assert (counters.flr_lethal, counters.flr_fatal) == (0, 1)
+    assert_put_back(double, before)
+    assert double.counters().flr_fatal == 1
 
 
 def test_hook_is_in_time_though_its_reset_is_not(rig: Rig, idle: Double) -> None:
