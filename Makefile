@@ -15,7 +15,7 @@ test:
 
 vm-test:
 	@tools/setup test vm
-	.venv/bin/python -m pytest -o addopts=--strict-markers -q -s tests/vm
+	.venv/bin/python -m pytest -o addopts=--strict-markers -q -n 2 --dist loadfile -rP tests/vm
 
 bench:
 	@tools/setup test

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """One rig for the whole session, its two drives, and the results at the end.
 
+`make vm-test` has two of them side by side, each of whose workers (pytest-xdist) hands its results
+to the process that prints.
 A drive is handed to each test live on the host's driver, whatever the test before did to it.
 When a test fails, its report has what the hook, libvirtd and the kernel said meanwhile.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +21,7 @@ from .lives import Row
 from .rig import CommandFailed, Rig, boot
 
 ROWS = pytest.StashKey[list[Row]]()
+LINES = pytest.StashKey[list[report.Line]]()
 EVIDENCE = (
     "journalctl -q --no-pager -o short-monotonic -n 40 -t virt-nvme-reset -t libvirtd"
     f"; find {hooks.STATE} -type f 2>/dev/null; dmesg | tail -n 20"
@@ -27,6 +31,7 @@ EVIDENCE = (
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "vm: runs in the rig, a Debian with libvirtd under QEMU")
     config.stash[ROWS] = []
+    config.stash[LINES] = []
 
 
 @pytest.fixture(scope="session")
@@ -106,11 +111,24 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, None, None]:
         result.sections.append(("in the rig", said))
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    lines = session.config.stash[LINES]
+    lines += [report.line(row) for row in session.config.stash[ROWS]]
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["lines"] = lines
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    # It has none where its worker crashed.
+    node.config.stash[LINES] += getattr(node, "workeroutput", {}).get("lines", [])
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    rows = config.stash[ROWS]
-    if rows:
+    lines = config.stash[LINES]
+    if lines:
         terminalreporter.section("guest lives")
-        for line in report.table(rows):
+        for line in report.table(lines):
             terminalreporter.line(line)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from .lives import Row
 
+Line = tuple[str, ...]
 HEADINGS = (
     "hook",
     "drive",
@@ -23,9 +24,9 @@ HEADINGS = (
 )
 
 
-def table(rows: Sequence[Row]) -> list[str]:
-    """Return the lines, columns aligned."""
-    return aligned([HEADINGS, *(_cells(row) for row in rows)])
+def table(lines: Sequence[Line]) -> list[str]:
+    """Return the lines below their headings, columns aligned."""
+    return aligned([HEADINGS, *lines])
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
@@ -37,7 +38,8 @@ def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def line(row: Row) -> Line:
+    """Return a life's cells."""
     counted = row.counters
     return (
         _yes(row.hook),

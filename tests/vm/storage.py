@@ -24,8 +24,7 @@ class Disk:
     def __init__(self, drive: Drive) -> None:
         self.drive = drive
         self.rig = drive.rig
-        listed = f"ls {drive.sysfs}/nvme/nvme*/ | grep -m1 -x 'nvme[0-9]*n1'"
-        self.name = self.rig.run(listed).stdout.strip()
+        self.name = self._find("nvme[0-9]*n1")
 
     @property
     def path(self) -> str:
@@ -33,13 +32,17 @@ class Disk:
 
     @property
     def controller(self) -> str:
-        """The controller's character device."""
-        return self.path.removesuffix("n1")
+        """The controller's character device.
+
+        Its number is the disk's, unless something had the disk open when the controller went: then
+        the subsystem, whose number the disk has, stays, and the controller returns with another.
+        """
+        return f"/dev/{self.rig.run(f'ls {self.drive.sysfs}/nvme').stdout.strip()}"
 
     @property
     def generic(self) -> str:
-        """The namespace's character device."""
-        return self.path.replace("nvme", "ng")
+        """The namespace's character device, which is numbered as the controller."""
+        return f"/dev/{self._find('ng[0-9]*n1')}"
 
     def part(self, number: int) -> str:
         """Name a partition."""
@@ -60,6 +63,10 @@ class Disk:
         self.rig.run(
             f"blkdiscard -z {self.path} && blockdev --rereadpt {self.path} && udevadm settle"
         )
+
+    def _find(self, pattern: str) -> str:
+        listed = f"ls {self.drive.sysfs}/nvme/nvme*/ | grep -m1 -x '{pattern}'"
+        return self.rig.run(listed).stdout.strip()
 
 
 def master_boot_record() -> bytes:

@@ -22,9 +22,10 @@ from .rig import Result, Rig
 
 pytestmark = pytest.mark.vm
 
-DEADLINE, CAP_TO, OVERRUN = 20.0, 8.0, 1.0
-"""Seconds: an operation's, what QEMU's controller asks for (CAP.TO=15), and how late it may be:
-twice what it may on a real machine, for this one's clock is another's share of a processor."""
+DEADLINE, CAP_TO, OVERRUN = 20.0, 8.0, 0.5
+"""Seconds: an operation's, what QEMU's controller asks for (CAP.TO=15), and how late it may be.
+
+By the hook's own clock: what a process takes to begin and to end is TCG's here."""
 KERNEL_GIVES_UP_SECONDS = 65.0
 LETS_GO_SECONDS = 180.0
 AT_ONCE_SECONDS = 10.0
@@ -63,16 +64,10 @@ def call(guest: Guest, operation: str) -> Result:
     return hooks.call(guest.rig, guest.name, operation, sub_operation, guest.xml)
 
 
-def overhead(guest: Guest) -> float:
-    """What `stopped` takes beside its work: the interpreter, imports, a fork; seconds under TCG."""
-    began = hooks.now(guest.rig)
-    whole = call(guest, "stopped").seconds
-    (work,) = [
-        float(each["ELAPSED_MS"])
-        for each in hooks.journal(guest.rig, began)
-        if "ELAPSED_MS" in each and "METHOD" not in each
-    ]
-    return whole - work / 1000
+def elapsed(entries: list[dict[str, str]]) -> float:
+    """How long the first operation took, in seconds, by its own word."""
+    timed = [each for each in entries if "ELAPSED_MS" in each and "METHOD" not in each]
+    return float(timed[0]["ELAPSED_MS"]) / 1000
 
 
 def assert_refused_at_once(guest: Guest, sentence: str) -> None:
@@ -116,20 +111,13 @@ def test_hook_is_in_time_though_its_reset_is_not(rig: Rig, idle: Double) -> None
     guest = Guest(rig, "stuck", "hang", idle.bdf, managed=False)
     assert call(guest, "start").returncode == 0
     idle.enable()
-    start = overhead(guest)
-    assert call(guest, "start").returncode == 0
-    idle.enable()
     idle.freeze_at_any_reset()
     began = hooks.now(rig)
 
     stopped = call(guest, "stopped")
 
-    late = stopped.seconds - start - DEADLINE - CAP_TO
-    print(f"\nstopped: {stopped.seconds:.2f} s, of which {start:.2f} s are not its work (TCG):")
-    print(f"{late:+.2f} s past the deadline of {DEADLINE:g} s + CAP.TO {CAP_TO:g} s")
     assert stopped.returncode == 0
-    assert stopped.seconds > DEADLINE
-    assert late <= OVERRUN
+    assert DEADLINE < stopped.seconds < DEADLINE + CAP_TO + AT_ONCE_SECONDS
     release = call(guest, "release")
     print(f"release: {release.seconds:.2f} s")
     assert (release.returncode, release.stderr) == (0, "")
@@ -150,7 +138,12 @@ def test_hook_is_in_time_though_its_reset_is_not(rig: Rig, idle: Double) -> None
     assert told.returncode == 0, told
     assert_made_up_for(idle, before)
     # The journal had to wait: systemd's reads the uevent of a function that is being reset.
-    said = [each["MESSAGE"] for each in hooks.journal(rig, began) if each["PRIORITY"] <= "4"]
+    entries = hooks.journal(rig, began)
+    late = elapsed(entries) - DEADLINE - CAP_TO
+    print(f"\nstopped: {stopped.seconds:.2f} s, of which its work {elapsed(entries):.2f} s:")
+    print(f"{late:+.2f} s past the deadline of {DEADLINE:g} s + CAP.TO {CAP_TO:g} s")
+    assert late <= OVERRUN
+    said = [each["MESSAGE"] for each in entries if each["PRIORITY"] <= "4"]
     assert any(each.startswith(f"{idle.bdf}: {sentence}") for each in said), said
 
 
