@@ -19,6 +19,7 @@ from .rig import Rig
 PROBE = "/run/rig/checkout/tests/vm/probe.py"
 PARAMETERS = "/sys/module/sm951_double/parameters"
 PCI = "/sys/bus/pci"
+DISK, GENERIC = "nvme[0-9]*n1", "ng[0-9]*n1"
 LIVE_SECONDS = 60.0
 SETTLE_SECONDS = 20
 
@@ -130,10 +131,12 @@ class Drive:
 
     def read_a_block(self) -> bool:
         """Whether a read of the disk comes back."""
-        read = f"dd if=/dev/$(ls {self.sysfs}/nvme/nvme*/ | grep -m1 -x 'nvme[0-9]*n1') bs=4096"
-        return (
-            self.rig.run(f"{read} count=1 iflag=direct of=/dev/null", check=False).returncode == 0
-        )
+        read = f"dd if=/dev/$({self.listing(DISK)}) bs=4096 count=1 iflag=direct of=/dev/null"
+        return self.rig.run(read, check=False).returncode == 0
+
+    def listing(self, pattern: str) -> str:
+        """The command that names what its controller has: the disk, the generic device."""
+        return f"ls {self.sysfs}/nvme/nvme*/ | grep -m1 -x '{pattern}'"
 
     def heal(self) -> None:
         """Whatever became of it, bring it back to the host's driver, as if never used."""

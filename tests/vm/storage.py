@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import struct
 
-from .drives import Drive
+from .drives import DISK, GENERIC, Drive
 
 SECTOR = 512
 LINUX = 0x83
@@ -24,7 +24,7 @@ class Disk:
     def __init__(self, drive: Drive) -> None:
         self.drive = drive
         self.rig = drive.rig
-        self.name = self._find("nvme[0-9]*n1")
+        self.name = self._find(DISK)
 
     @property
     def path(self) -> str:
@@ -42,7 +42,7 @@ class Disk:
     @property
     def generic(self) -> str:
         """The namespace's character device, which is numbered as the controller."""
-        return f"/dev/{self._find('ng[0-9]*n1')}"
+        return f"/dev/{self._find(GENERIC)}"
 
     def part(self, number: int) -> str:
         """Name a partition."""
@@ -65,8 +65,7 @@ class Disk:
         )
 
     def _find(self, pattern: str) -> str:
-        listed = f"ls {self.drive.sysfs}/nvme/nvme*/ | grep -m1 -x '{pattern}'"
-        return self.rig.run(listed).stdout.strip()
+        return self.rig.run(self.drive.listing(pattern)).stdout.strip()
 
 
 def master_boot_record() -> bytes:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.vm
 DEADLINE, CAP_TO, OVERRUN = 20.0, 8.0, 0.5
 """Seconds: an operation's, what QEMU's controller asks for (CAP.TO=15), and how late it may be.
 
-By the hook's own clock: what a process takes to begin and to end is TCG's here."""
+From its first message to its last: what a process takes to begin and to end is TCG's here."""
 KERNEL_GIVES_UP_SECONDS = 65.0
 LETS_GO_SECONDS = 180.0
 AT_ONCE_SECONDS = 10.0
