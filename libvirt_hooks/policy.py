@@ -69,14 +69,24 @@ class GuardChoice(StrEnum):
     """Nothing: the guest's reboots reset no controller."""
 
 
+class Close(StrEnum):
+    """What makes vfio's reset at its last close harmless, when QEMU has ended."""
+
+    HOLDER = "holder"
+    """A keeper holds a duplicate of QEMU's descriptor, and disables the controller before."""
+    GUARD = "guard"
+    """Only the guard."""
+
+
 @dataclass(frozen=True)
 class Drive:
     """One row about drives: what it changes; None leaves the table of ``quirks`` as it is.
 
-    The fields but ``guard`` are those of ``Quirk``; times are in seconds.
+    The fields but CHOICES are those of ``Quirk``; times are in seconds.
     """
 
     guard: GuardChoice | None = None
+    close: Close | None = None
     flr_lethal_while_enabled: bool | None = None
     settle_after_reset: float | None = None
     ready_check_delay: float | None = None
@@ -86,7 +96,11 @@ class Drive:
     def behaviour(self) -> dict[str, Any]:
         """What it changes of a Quirk."""
         said = vars(self).items()
-        return {name: value for name, value in said if name != "guard" and value is not None}
+        return {name: value for name, value in said if name not in CHOICES and value is not None}
+
+
+CHOICES = frozenset({"guard", "close"})
+"""The fields of a Drive that say what we do, not what the drive does."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +151,23 @@ class Policy:
 
     def guard(self, bdf: Bdf, vendor: int, device: int) -> GuardChoice:
         """Return what is to guard this controller while a guest owns it."""
-        rows = (self.drives.get(key, _NO_CHANGE) for key in _keys(bdf, vendor, device))
+        rows = self._rows(bdf, vendor, device)
         return next((row.guard for row in rows if row.guard is not None), GuardChoice.AUTO)
+
+    def close(self, bdf: Bdf, vendor: int, device: int) -> Close | None:
+        """Return what is to protect this controller when QEMU ends; None: nothing has to.
+
+        A keeper is for drives that the reset at the close could kill.
+        """
+        for row in self._rows(bdf, vendor, device):
+            if row.close is not None:
+                return row.close
+        lethal = self.quirk(bdf, vendor, device).flr_lethal_while_enabled
+        return Close.HOLDER if lethal else None
+
+    def _rows(self, bdf: Bdf, vendor: int, device: int) -> list[Drive]:
+        """What the file says about a controller, the more particular first."""
+        return [self.drives.get(key, _NO_CHANGE) for key in _keys(bdf, vendor, device)]
 
 
 _NO_CHANGE = Drive()

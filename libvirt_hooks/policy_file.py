@@ -8,6 +8,7 @@
     deadline_cap = 150
     [drive."144d:a80c"]
     guard = "bus"
+    close = "holder"
     settle_after_reset = 0.5
 
 Pure. tomllib is imported only to read a text: it takes three times as long as the interpreter.
@@ -25,6 +26,7 @@ from .policy import (
     MOST_PAUSE,
     MOST_SECONDS,
     PATH,
+    Close,
     Drive,
     FailedDisable,
     GuardChoice,
@@ -232,6 +234,7 @@ _FILE: Mapping[str, Reader] = {
 }
 _DRIVE: Mapping[str, Reader] = {
     "guard": _one_of(GuardChoice),
+    "close": _one_of(Close),
     "flr_lethal_while_enabled": _flag,
     "settle_after_reset": _pause,
     "ready_check_delay": _pause,

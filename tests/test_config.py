@@ -32,6 +32,7 @@ deadline = 30
 
 [drive."144D:A802"]
 guard = "keep"
+close = "guard"
 settle_after_reset = 0.50
 
 [drive]
@@ -77,9 +78,10 @@ failed_disable = "refuse-lethal"                      # default
 deadline = 30                                         # /etc/virt-nvme-reset.toml:7
 deadline_cap = 150                                    # default
 drive."144d:a802".guard = "keep"                      # /etc/virt-nvme-reset.toml:10
-drive."144d:a802".settle_after_reset = 0.5            # /etc/virt-nvme-reset.toml:11
-drive."0000:03:00.0".flr_lethal_while_enabled = true  # /etc/virt-nvme-reset.toml:14
-drive."0000:03:00.0".ready_check_delay = 2            # /etc/virt-nvme-reset.toml:14"""
+drive."144d:a802".close = "guard"                     # /etc/virt-nvme-reset.toml:11
+drive."144d:a802".settle_after_reset = 0.5            # /etc/virt-nvme-reset.toml:12
+drive."0000:03:00.0".flr_lethal_while_enabled = true  # /etc/virt-nvme-reset.toml:15
+drive."0000:03:00.0".ready_check_delay = 2            # /etc/virt-nvme-reset.toml:15"""
     )
 
 
@@ -120,6 +122,7 @@ CHANGES = st.fixed_dictionaries(
     {},
     optional={
         "guard": st.sampled_from(["auto", "keep", "bus", "none"]),
+        "close": st.sampled_from(["holder", "guard"]),
         "settle_after_reset": SECONDS,
         "prefer_bus": st.booleans(),
     },

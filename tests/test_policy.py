@@ -11,7 +11,9 @@ from libvirt_hooks import quirks
 from libvirt_hooks.bdf import Bdf
 from libvirt_hooks.errors import BadPolicy
 from libvirt_hooks.policy import (
+    CHOICES,
     PATH,
+    Close,
     Drive,
     FailedDisable,
     GuardChoice,
@@ -114,7 +116,8 @@ def test_denied(deny: tuple[str, ...], expected: str | None) -> None:
 
 
 def test_a_quirk_that_nobody_changes_is_the_table_s() -> None:
-    policy = Policy(drives={"144d:a802": Drive(guard=GuardChoice.KEEP), "144d:a804": Drive()})
+    row = Drive(guard=GuardChoice.KEEP, close=Close.GUARD)
+    policy = Policy(drives={"144d:a802": row, "144d:a804": Drive()})
     assert policy.quirk(BDF, *SM951) is quirks.find(*SM951)
     assert policy.quirk(BDF, *NOBODY) is ORDINARY
 
@@ -165,8 +168,58 @@ def test_guard(drives: dict[str, Drive], expected: GuardChoice) -> None:
     assert Policy(drives=drives).guard(BDF, *SM951) is expected
 
 
+BY_IDS, BY_ADDRESS = "1b36:0010", str(BDF)
+
+
+@pytest.mark.parametrize(
+    ("drives", "expected"),
+    [
+        pytest.param({}, None, id="an ordinary drive: nobody says"),
+        pytest.param({BY_IDS: Drive(GuardChoice.BUS)}, None, id="a row without"),
+        pytest.param({BY_IDS: Drive(close=Close.HOLDER)}, Close.HOLDER, id="by ids"),
+        pytest.param({BY_ADDRESS: Drive(close=Close.GUARD)}, Close.GUARD, id="by address"),
+        pytest.param(
+            {BY_IDS: Drive(close=Close.GUARD), BY_ADDRESS: Drive(close=Close.HOLDER)},
+            Close.HOLDER,
+            id="both: the address wins",
+        ),
+        pytest.param(
+            {BY_IDS: Drive(close=Close.GUARD), BY_ADDRESS: Drive(GuardChoice.BUS)},
+            Close.GUARD,
+            id="an address that says something else",
+        ),
+        pytest.param(
+            {BY_IDS: Drive(flr_lethal_while_enabled=True)}, Close.HOLDER, id="a row makes it lethal"
+        ),
+        pytest.param(
+            {BY_IDS: Drive(close=Close.GUARD, flr_lethal_while_enabled=True)},
+            Close.GUARD,
+            id="lethal, but the row knows better",
+        ),
+    ],
+)
+def test_close(drives: dict[str, Drive], expected: Close | None) -> None:
+    assert Policy(drives=drives).close(BDF, *NOBODY) is expected
+
+
+@pytest.mark.parametrize(
+    ("drives", "expected"),
+    [
+        pytest.param({}, Close.HOLDER, id="a drive that an FLR kills"),
+        pytest.param({"144d:a802": Drive(close=Close.GUARD)}, Close.GUARD, id="its row says no"),
+        pytest.param(
+            {"144d:a802": Drive(flr_lethal_while_enabled=False)},
+            None,
+            id="or that nothing kills it",
+        ),
+    ],
+)
+def test_close_by_the_table(drives: dict[str, Drive], expected: Close | None) -> None:
+    assert Policy(drives=drives).close(BDF, *SM951) is expected
+
+
 def test_a_row_s_fields_are_a_quirk_s() -> None:
-    behaviour = {field.name for field in fields(Drive)} - {"guard"}
+    behaviour = {field.name for field in fields(Drive)} - CHOICES
     assert behaviour == {field.name for field in fields(Quirk)} - {"name", "symptom", "source"}
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libvirt_hooks.errors import BadPolicy
-from libvirt_hooks.policy import Drive, FailedDisable, GuardChoice, Mode, Policy
+from libvirt_hooks.policy import Close, Drive, FailedDisable, GuardChoice, Mode, Policy
 from libvirt_hooks.policy_file import parse
 
 
@@ -30,12 +30,13 @@ from libvirt_hooks.policy_file import parse
         ),
         pytest.param(
             'drive."03:00.0".guard = "none"\n[drive."144D:a802"]\nguard = "keep"\n'
+            'close = "guard"\n'
             "flr_lethal_while_enabled = false\nsettle_after_reset = 0\n"
             "ready_check_delay = 60.0\nprefer_bus = true",
             Policy(
                 drives={
                     "0000:03:00.0": Drive(GuardChoice.NONE),
-                    "144d:a802": Drive(GuardChoice.KEEP, False, 0.0, 60.0, True),
+                    "144d:a802": Drive(GuardChoice.KEEP, Close.GUARD, False, 0.0, 60.0, True),
                 }
             ),
             id="drives",
@@ -186,6 +187,13 @@ DRIVE = '[drive."144d:a802"]\n'
             id="c",
         ),
         pytest.param(
+            f"{DRIVE}close = 'keeper'", (2, 1), "close: 'keeper', expected holder or guard", id="d"
+        ),
+        pytest.param(f"{DRIVE}close = true", (2, 1), "close: true, expected holder", id="true"),
+        pytest.param(
+            f"{DRIVE} clsoe = 'guard'", (2, 2), "unknown key 'clsoe', did you mean close?", id="e"
+        ),
+        pytest.param(
             f"{DRIVE}prefer_bus = 1", (2, 1), "prefer_bus: 1, expected true or false", id="one"
         ),
         *(
@@ -245,7 +253,7 @@ def test_a_message_is_a_line(text: str) -> None:
 
 
 KEYS = ["mode", "deny", "failed_disable", "deadline", "deadline_cap", "drive"]
-ROWS = ["guard", "prefer_bus", "settle_after_reset", "ready_check_delay"]
+ROWS = ["guard", "close", "prefer_bus", "settle_after_reset", "ready_check_delay"]
 NAMES = ['"144d:a802"', "'03:00.0'", '"enforce"', "'off'", '"bus"']
 NUMBERS = ["true", "1", "-1", "20.5", "nan", "inf", "1979-05-27", "0x1f"]
 MARKS = [
