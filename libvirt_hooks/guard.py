@@ -23,8 +23,7 @@ def guards(seen: Observation, choice: GuardChoice = GuardChoice.AUTO) -> tuple[s
         return (NO_METHOD,)
     if choice is GuardChoice.BUS and bus:
         return (ResetMethod.BUS,)
-    if seen.offered[0] == ResetMethod.DEVICE_SPECIFIC:
-        # nvme_disable_and_flr and its like: the kernel knows this drive better than we do.
+    if kernel_knows_better(seen):
         return ()
     quirk = seen.quirk
     if quirk.flr_lethal_while_enabled:
@@ -32,3 +31,26 @@ def guards(seen: Observation, choice: GuardChoice = GuardChoice.AUTO) -> tuple[s
     if quirk.prefer_bus and bus:
         return (ResetMethod.BUS,)
     return ()
+
+
+def may_close_by_flr(seen: Observation) -> bool:
+    """May vfio's reset at the last close be an FLR, whatever guards the drive until then?
+
+    Only one whose EN=0 was *seen*: it is what a drive that an FLR kills must be before one.
+    """
+    return seen.disabled and bears_flr(seen)
+
+
+def bears_flr(seen: Observation) -> bool:
+    """Once it is disabled, is an FLR a reset that does it good, and nobody else any harm?"""
+    return (
+        seen.offers(ResetMethod.FLR)
+        and not kernel_knows_better(seen)
+        and not seen.quirk.prefer_bus
+        and not virtual_functions(seen)
+    )
+
+
+def kernel_knows_better(seen: Observation) -> bool:
+    """Has the kernel a reset of its own for this drive: nvme_disable_and_flr and its like?"""
+    return seen.offered[:1] == (ResetMethod.DEVICE_SPECIFIC,)

@@ -3,11 +3,11 @@
 
 import pytest
 
-from libvirt_hooks.guard import guards
+from libvirt_hooks.guard import guards, may_close_by_flr
 from libvirt_hooks.observe import Observation
 from libvirt_hooks.policy import GuardChoice
 
-from .observations import NEIGHBOUR, seen, sm951
+from .observations import NEIGHBOUR, registers, seen, sm951
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,36 @@ def test_what_the_policy_asks_for(
     observation: Observation, choice: GuardChoice, expected: tuple[str, ...]
 ) -> None:
     assert guards(observation, choice) == expected
+
+
+SHUT_DOWN = (0x00464061, 0x9)
+SPECIFIC = ("device_specific", "flr", "bus")
+
+
+@pytest.mark.parametrize(
+    ("observation", "expected"),
+    [
+        pytest.param(sm951(), True, id="seen disabled: yes, though an FLR could kill it"),
+        pytest.param(seen(), True, id="nor does it hurt any other"),
+        pytest.param(sm951(reset_methods=("bus",)), True, id="whatever guards it until then"),
+        pytest.param(sm951(neighbours=(NEIGHBOUR,)), True, id="an FLR hits no neighbour"),
+        pytest.param(sm951(registers=registers(aqa=0x1F)), True, id="pristine it need not be"),
+        pytest.param(sm951(*SHUT_DOWN), False, id="shut down, and still enabled"),
+        pytest.param(sm951(0x00460061, 0x1), False, id="enabled"),
+        pytest.param(sm951(0x00460060, 0x1), False, id="EN=0, but RDY=1 still"),
+        pytest.param(sm951(0x00460060, 0x2), False, id="EN=0, but a fatal status"),
+        pytest.param(sm951(registers=None), False, id="nobody could see it"),
+        pytest.param(sm951(config_vendor=0xFFFF), False, id="gone"),
+        pytest.param(seen(0x00464061, 0x9), False, id="an ordinary drive neither, unseen"),
+        pytest.param(sm951(offered=("bus",)), False, id="the kernel offers none"),
+        pytest.param(sm951(offered=()), False, id="somebody has ruled all out"),
+        pytest.param(sm951(device=0xA804, offered=SPECIFIC), False, id="the kernel's own quirk"),
+        pytest.param(
+            sm951(offered=("flr", "device_specific")), True, id="which somebody has put behind"
+        ),
+        pytest.param(seen(vendor=0x126F, device=0x2263), False, id="a drive that an FLR damages"),
+        pytest.param(sm951(virtual_functions=1), False, id="its virtual functions would go too"),
+    ],
+)
+def test_may_close_by_flr(observation: Observation, expected: bool) -> None:
+    assert may_close_by_flr(observation) is expected
