@@ -22,7 +22,7 @@ LAYERS = (
     ("policy", "policy_file", "guest_policy", "config"),
     ("observe",),
     ("ladder",),
-    ("plan", "guard"),
+    ("plan", "guard", "forecast"),
     ("admission",),
     ("store",),
     ("journal", "marks"),
