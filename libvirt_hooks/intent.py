@@ -15,7 +15,7 @@ from .guard import guards
 from .observe import NVME, VFIO_PCI, Observation, ids, observe
 from .operation import Operation
 from .plan import Done, Goal, Try, decide
-from .policy import GuardChoice
+from .policy import Close, GuardChoice
 from .telling import about
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 GOALS = {"prepare": Goal.PRISTINE, "start": Goal.DISABLED, "stopped": Goal.PRISTINE}
 """What each operation brings a controller to; the others touch no register of one that is well."""
 GUARDING = frozenset({"start", "reconnect"})
+KEEPING = frozenset({"started", "reconnect"})
+"""Then QEMU runs, and has a descriptor to take a duplicate of."""
 
 
 def tell(operation: Operation, name: str, bdfs: Sequence[Bdf]) -> None:
@@ -41,10 +43,13 @@ def _would(operation: Operation, name: str, bdf: Bdf) -> str:
     host, policy = operation.host, operation.policy
     names = ids(host, bdf)
     seen = observe(host, bdf, policy.quirk(bdf, *names))
-    return "; ".join(intents(name, seen, policy.guard(bdf, *names)))
+    choice, close = policy.guard(bdf, *names), policy.close(bdf, *names)
+    return "; ".join(intents(name, seen, choice, close))
 
 
-def intents(operation: str, seen: Observation, choice: GuardChoice) -> list[str]:
+def intents(
+    operation: str, seen: Observation, choice: GuardChoice, close: Close | None
+) -> list[str]:
     """Return what *operation* would do, step by step, as far as it can be foreseen."""
     found = []
     goal = GOALS.get(operation)
@@ -54,6 +59,8 @@ def intents(operation: str, seen: Observation, choice: GuardChoice) -> list[str]
         values = guards(seen, choice)
         if values and values[0].split() != list(seen.reset_methods or ()):
             found.append(f"set reset_method to {values[0].strip()!r} while the guest runs")
+    if operation in KEEPING and close is Close.HOLDER:
+        found.append("keep a duplicate of its descriptor, and disable it before vfio's last close")
     return found or ["change nothing"]
 
 

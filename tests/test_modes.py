@@ -11,7 +11,7 @@ from libvirt_hooks.errors import SysfsError
 from libvirt_hooks.intent import intents
 from libvirt_hooks.journal import Undo
 from libvirt_hooks.observe import GONE, Observation
-from libvirt_hooks.policy import GuardChoice
+from libvirt_hooks.policy import Close, GuardChoice
 from libvirt_hooks.simulator.domain_xml import Assigned, domain_xml
 from libvirt_hooks.simulator.faults import Fault
 from libvirt_hooks.simulator.host import SimHost
@@ -23,6 +23,8 @@ from .observations import seen, sm951
 
 SHUT_DOWN = (0x00464061, 0x9)
 NAMESPACE = "urn:virt-nvme-reset:policy:1"
+GUARDED = "set reset_method to 'bus' while the guest runs"
+KEPT = "keep a duplicate of its descriptor, and disable it before vfio's last close"
 
 
 def idle(policy: str, faults: Fault = Fault.NONE) -> SimHost:
@@ -48,9 +50,8 @@ def test_observe_says_what_would_be_done(caplog: pytest.LogCaptureFixture) -> No
         assert call(host, operation, BDF) == 0
     assert caplog.messages == [
         f"{BDF}: observe: prepare would: wake it from D3hot, then bring it to pristine",
-        f"{BDF}: observe: start would: wake it from D3hot, then bring it to disabled;"
-        " set reset_method to 'bus' while the guest runs",
-        f"{BDF}: observe: reconnect would: set reset_method to 'bus' while the guest runs",
+        f"{BDF}: observe: start would: wake it from D3hot, then bring it to disabled; {GUARDED}",
+        f"{BDF}: observe: reconnect would: {GUARDED}; {KEPT}",
         f"{BDF}: observe: stopped would: wake it from D3hot, then bring it to pristine",
         f"{BDF}: observe: release would: change nothing",
     ]
@@ -96,7 +97,8 @@ def test_observe_says_what_it_cannot_see_and_goes_on(
 @pytest.mark.parametrize(
     ("row", "would"),
     [
-        ("flr_lethal_while_enabled = true", "set reset_method to 'bus' while the guest runs"),
+        ("flr_lethal_while_enabled = true", f"{GUARDED}; {KEPT}"),
+        ('close = "holder"', KEPT),
         ('guard = "none"', "set reset_method to '' while the guest runs"),
         ("prefer_bus = false", "change nothing"),
     ],
@@ -373,7 +375,23 @@ def test_a_short_deadline_is_kept() -> None:
 def test_intents(
     operation: str, observation: Observation, choice: GuardChoice, expected: list[str]
 ) -> None:
-    assert intents(operation, observation, choice) == expected
+    assert intents(operation, observation, choice, Close.HOLDER) == expected
+
+
+@pytest.mark.parametrize(
+    ("operation", "close", "expected"),
+    [
+        pytest.param("started", Close.HOLDER, [KEPT], id="QEMU runs: its descriptor is there"),
+        pytest.param("started", Close.GUARD, ["change nothing"], id="the guard alone"),
+        pytest.param("started", None, ["change nothing"], id="nothing has to protect it"),
+        pytest.param("reconnect", Close.HOLDER, [GUARDED, KEPT], id="a keeper may have died"),
+        pytest.param("reconnect", Close.GUARD, [GUARDED], id="or was never wanted"),
+        pytest.param("release", Close.HOLDER, ["change nothing"], id="too late"),
+    ],
+)
+def test_intents_to_keep(operation: str, close: Close | None, expected: list[str]) -> None:
+    running = sm951(open=True, registers=None, unreadable="vfio has it open")
+    assert intents(operation, running, GuardChoice.AUTO, close) == expected
 
 
 def test_a_broken_file_touches_no_guest_without_nvme() -> None:
