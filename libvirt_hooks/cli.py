@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "list":
                 for line in _list(LinuxHost()):
                     print(line)
+            case "show":
+                print(_show(LinuxHost(), arguments.bdf))
             case "reset":
                 print(reset(LinuxHost(), arguments.bdf))
             case "recover":
@@ -60,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     verbs.add_parser("demo", help="play a guest's life on simulated drives; touches nothing")
     verbs.add_parser("list", help="list this machine's NVMe controllers")
+    show_verb = verbs.add_parser(
+        "show",
+        help="show all that is known of one controller, and what a guest's life does to it",
+        description="Show all that is known of one controller, and which resets a guest's life"
+        " holds for it. Wakes nothing and changes nothing.",
+    )
+    show_verb.add_argument("bdf", metavar="BDF", type=_bdf, help=BDF_HELP)
     reset_verb = verbs.add_parser(
         "reset",
         help="disable and reset an idle controller",
@@ -111,6 +120,12 @@ def _list(host: Host) -> Iterator[str]:
         quirk = known.quirk(bdf, vendor, device).name or "-"
         driver = host.driver(bdf) or "-"
         yield f"{bdf}  {vendor:04x}:{device:04x}  {driver:8}  {state:36}  {methods:14}  {quirk}"
+
+
+def _show(host: Host, bdf: Bdf) -> str:
+    from .show import show
+
+    return show(host, _policy(host), bdf)
 
 
 def _policy(host: Host) -> Policy:

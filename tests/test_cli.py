@@ -45,6 +45,25 @@ def test_list(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
     assert host.violations == []
 
 
+def test_show(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
+    host.policy_text = "mode ="
+    host.add("0000:01:00.0", SM951)
+    assert cli.main(["show", "01:00.0"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("0000:01:00.0  144d:a802\n  drive  ")
+    assert captured.out.endswith("\n  close         flr, disabled by the keeper before: safe\n")
+    assert captured.err.startswith("virt-nvme-reset: /etc/virt-nvme-reset.toml: line 1, column 7: ")
+
+
+def test_show_of_nobody(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["show", "01:00.0"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        "virt-nvme-reset: 0000:01:00.0: may not be shown: there is no such PCI function\n"
+        "  hint: look for its address with: lspci -D -d ::0108\n",
+    )
+
+
 @pytest.mark.parametrize("name", ["01:00.0", "0000:01:00.0", "pci_0000_01_00_0"])
 def test_reset(host: SimHost, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     host.add("0000:01:00.0", SM951, driver="vfio-pci")

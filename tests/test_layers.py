@@ -32,7 +32,7 @@ LAYERS = (
     ("engine", "domain"),
     ("custody",),
     ("operation",),
-    ("intent",),
+    ("intent", "show"),
     ("survey",),
     ("lifecycle", "recovery"),
     ("simulator", "linux"),
