@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from libvirt_hooks.linux import processes, reads
 from libvirt_hooks.linux.processes import (
     opened,
     pids,
     process,
+    qemu_pids,
     qemu_runs,
     runs,
     start_time,
@@ -118,6 +120,26 @@ def test_qemu_runs(tree: Tree, arguments: tuple[str, ...], found: bool) -> None:
     tree.process(42, "qemu")
     tree.write("proc/42/cmdline", "".join(f"{argument}\0" for argument in arguments))
     assert qemu_runs(UUID, str(tree.proc)) == found
+    assert list(qemu_pids(UUID, str(tree.proc))) == [42] * found
+
+
+def test_the_first_qemu_is_enough(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next process may be stuck, with its memory map locked."""
+    tree.process(42, "qemu")
+    tree.process(43, "qemu")
+    for pid in (42, 43):
+        tree.write(f"proc/{pid}/cmdline", f"qemu\0-uuid\0{UUID}\0")
+    assert list(qemu_pids(UUID, str(tree.proc))) == [42, 43]
+    looked: list[str] = []
+    read = reads.text
+
+    def note(path: str) -> str:
+        looked.append(path)
+        return read(path)
+
+    monkeypatch.setattr(processes, "text", note)
+    assert qemu_runs(UUID, str(tree.proc))
+    assert f"{tree.proc}/43/cmdline" not in looked
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ and device_cdev.c for the nodes, v6.6; libvirt src/qemu/qemu_command.c for `-uui
 """
 
 import os
+import signal
 from collections.abc import Collection, Iterator, Mapping
 
 from ..bdf import Bdf
@@ -90,14 +91,19 @@ def _has_open(pid: int, nodes: Collection[str], proc: str) -> set[str]:
     return targets.intersection(nodes)
 
 
-def qemu_runs(uuid: str, proc: str = PROC) -> bool:
-    """Is there a process with the arguments `-uuid` and *uuid*, as libvirt starts QEMU?
+def qemu_pids(uuid: str, proc: str = PROC) -> Iterator[int]:
+    """Yield each process with the arguments `-uuid` and *uuid*, as libvirt starts QEMU.
 
     May wait for one that is stuck in the kernel with its memory map locked: no hook asks, only
-    `recover`, for which a person waits.
+    what a person or nobody waits for.
     """
     wanted = f"\0-uuid\0{uuid}\0"
-    return any(wanted in text(f"{proc}/{pid}/cmdline") for pid in pids(proc))
+    return (pid for pid in pids(proc) if wanted in text(f"{proc}/{pid}/cmdline"))
+
+
+def qemu_runs(uuid: str, proc: str = PROC) -> bool:
+    """Is there such a process? As ``qemu_pids``, but the first one is enough."""
+    return next(qemu_pids(uuid, proc), None) is not None
 
 
 def start_time(pid: int, proc: str = PROC) -> int | None:
@@ -127,3 +133,19 @@ def _lives(fields: list[str]) -> bool:
 def runs(pid: int, started: int, proc: str = PROC) -> bool:
     """Is the process of that number still the one that started then?"""
     return start_time(pid, proc) == started
+
+
+def kill(pid: int, started: int, proc: str = PROC) -> None:
+    """SIGKILL the process of that number, if it is the one that started then."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:  # it is gone
+        return
+    try:
+        # The pidfd is of one process, and this says which: the number cannot pass on in between.
+        if start_time(pid, proc) == started:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
