@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from . import __version__, admission, custody, journal, marks, policy, recovery
+from . import __version__, admission, custody, journal, keepers, marks, policy, recovery
 from .bdf import Bdf
 from .demo import demo
 from .domain import Domain, parse
@@ -107,8 +107,9 @@ def _complain(error: HookError) -> None:
 
 
 def _list(host: Host) -> Iterator[str]:
-    """One controller a line: address, ids, driver, who has it, reset_method, quirk."""
+    """One controller a line: address, ids, driver, who has it, is it held, reset_method, quirk."""
     owners = {bdf: owner.uuid for owner in journal.owners(host) for bdf in owner.bdfs}
+    held = {bdf for keeper in keepers.find_all(host) for bdf in keeper.bdfs}
     known = _policy(host)
     for bdf in host.functions():
         if number(host.read_attr(bdf, "class")) != CLASS_NVME:
@@ -119,7 +120,9 @@ def _list(host: Host) -> Iterator[str]:
         state = owners.get(bdf) or given_up or host.nvme_state(bdf) or "idle"
         quirk = known.quirk(bdf, vendor, device).name or "-"
         driver = host.driver(bdf) or "-"
-        yield f"{bdf}  {vendor:04x}:{device:04x}  {driver:8}  {state:36}  {methods:14}  {quirk}"
+        kept = "held" if bdf in held else "-"
+        names = f"{bdf}  {vendor:04x}:{device:04x}  {driver:8}"
+        yield f"{names}  {state:36}  {kept:4}  {methods:14}  {quirk}"
 
 
 def _show(host: Host, bdf: Bdf) -> str:

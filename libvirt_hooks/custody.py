@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from . import journal, marks, pci, reenumerate
+from . import exclusive, journal, marks, pci, reenumerate
 from .bdf import Bdf
 from .deadline import Deadline
 from .engine import await_config, await_live, glimpse, is_wanted_by_host, look, reach
@@ -97,7 +97,8 @@ def take(work: Work) -> str:
     refuse_open(work.host, work.bdf, work.users)
     lethal = work.quirk.flr_lethal_while_enabled
     try:
-        result = f"disabled: {reach(work, Goal.DISABLED)}"
+        with exclusive.where_needed(work):
+            result = f"disabled: {reach(work, Goal.DISABLED)}"
         trouble: HookError | None = None
     except (LadderExhausted, OutOfTime, RegistersUnreadable, SysfsError) as error:
         result, trouble = error.message.removeprefix(f"{work.bdf}: "), error
@@ -265,7 +266,9 @@ def _settle(work: Work) -> None:
 
 def _bring(work: Work, goal: Goal, recovering: bool = False) -> str:
     try:
-        outcome = reach(work, goal, recovering)
+        with exclusive.where_needed(work):
+            # What we have open ourselves cannot be removed.
+            outcome = reach(work, goal, recovering and not work.host.holds(work.bdf))
     except RegistersUnreadable as error:
         log.warning("%s", error.message, extra=about(work.bdf))
         return "not verified: its registers cannot be read"

@@ -13,6 +13,7 @@ from typing import TextIO
 
 from . import hook
 from .bdf import Bdf
+from .keeper import Keeper
 from .simulator.clock import Event
 from .simulator.host import SimHost
 from .simulator.life import Hook, Life, Verdict
@@ -43,14 +44,18 @@ SAYINGS = (
     Words("guest", r"guest: (reboot|power off)", r"\1", TITLE),
     Words("nvme|guest", r"(CC=0x\w{4}4\w\w1)", r"shuts it down, leaves it enabled: \1"),
     Words("hook", r"power/control=on", "wakes it", OURS),
-    Words("hook", r"(CC=0x\w{7}0)", r"clears CC.EN: \1", OURS),
+    Words("hook|keeper", r"(CC=0x\w{7}0)", r"clears CC.EN: \1", OURS),
     Words("hook", r"reset_method=bus", "guards it: reset_method=bus", OURS),
-    Words("hook", r"reset_method=(.*)", r"guard off: reset_method=\1", OURS),
+    Words("keeper", r"descriptor duplicated", "holds it, too", OURS),
+    Words("keeper", r"reset_method=(flr)", r"lets vfio reset it: reset_method=\1", OURS),
+    Words("hook|keeper", r"reset_method=(.*)", r"guard off: reset_method=\1", OURS),
+    Words("keeper", r"vfio close", "closes it", OURS),
     Words("drive", r"CSTS.RDY=0", "disabled: CSTS.RDY=0"),
     Words("drive", r"FLR killed it", "KILLED BY THE FLR", BAD),
     Words("QEMU", r"vfio open", "opens it"),
     Words("QEMU", r"VFIO_DEVICE_RESET", "resets the machine"),
     Words("QEMU", r"vfio close", "closes it"),
+    Words("QEMU", r"vfio close, not the last", "closes it; the keeper has it still"),
     Words("kernel", r"reset flr", "function-level reset"),
     Words("kernel", r"bus reset", "secondary bus reset"),
     Words("kernel", r"not ready 65535ms; giving up", "waited 65 s for it, in vain", BAD),
@@ -83,6 +88,7 @@ def demo(out: TextIO = sys.stdout, colour: bool = False) -> int:
 
 
 def _hook(argv: list[str], xml: bytes, host: SimHost) -> int:
+    host.keeper = Keeper
     return hook.main(argv, xml, host)
 
 

@@ -33,6 +33,8 @@ from .ladder import (
     Refusal,
     Settle,
     Step,
+    controller_refusal,
+    controller_steps,
 )
 from .methods import RESET_METHOD, kernel_reset
 from .nvme import CC, CSTS
@@ -103,8 +105,7 @@ def reach(work: Work, goal: Goal, recovering: bool = False) -> Outcome:
     tried: list[Method] = []
     was_reset = False
     while True:
-        if seen.registers is not None and not seen.gone:
-            work.allow(seen.registers.cap.ready_timeout)
+        _allow(work, seen)
         match decide(seen, tried, goal, was_reset, recovering):
             case Done():
                 return Outcome(first, seen, tuple(tried), work.host.monotonic() - began)
@@ -119,6 +120,28 @@ def reach(work: Work, goal: Goal, recovering: bool = False) -> Outcome:
                 was_reset |= completed and method in (Method.FLR, Method.PM, Method.BUS)
                 before, seen = seen, look(work)
                 _tell(method, before, seen, work.host.monotonic() - started)
+
+
+def disable(work: Work) -> Observation:
+    """Clear CC.EN and wait for CSTS.RDY; no reset, whatever comes of it. Return what is seen then.
+
+    :raises SysfsError: the kernel refused to be looked at.
+    """
+    seen = look(work)
+    _allow(work, seen)
+    if controller_refusal(seen):
+        return seen
+    started = work.host.monotonic()
+    _take(work, Method.CONTROLLER, controller_steps(seen))
+    after = look(work)
+    _tell(Method.CONTROLLER, seen, after, work.host.monotonic() - started)
+    return after
+
+
+def _allow(work: Work, seen: Observation) -> None:
+    """A drive may take what its own CAP.TO says."""
+    if seen.registers is not None and not seen.gone:
+        work.allow(seen.registers.cap.ready_timeout)
 
 
 def _take(work: Work, method: Method, steps: Sequence[Step]) -> bool:

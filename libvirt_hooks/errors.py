@@ -65,7 +65,14 @@ class DeviceGone(HookError):
 
 
 class RegistersUnreadable(HookError):
-    """BAR0 is there but may not be mapped."""
+    """BAR0 is there but may not be mapped.
+
+    :param forbidden: by kernel lockdown, whoever asks.
+    """
+
+    def __init__(self, message: str, hint: str = "", forbidden: bool = False) -> None:
+        super().__init__(message, hint)
+        self.forbidden = forbidden
 
 
 class LadderExhausted(HookError):

@@ -10,7 +10,7 @@ vfio_pci_core_disable, vfio_pci_ioctl_reset, vfio_pci_dev_set_try_reset), driver
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .guard import bears_flr, guards
+from .guard import bears_flr, guards, wants_keeper
 from .observe import Observation
 from .pci import ResetMethod
 from .policy import Close, GuardChoice
@@ -72,7 +72,7 @@ def forecast(
     """
     if seen.gone:
         return ()
-    keeper = hook and close is Close.HOLDER
+    keeper = hook and wants_keeper(seen.offered, close)
     method = _method(seen, choice, hook)
     # Where the open could not reset, vfio does not believe in reset_method any more (reset_works).
     # What is left is the whole bus, which QEMU and vfio take where nobody else is on it.

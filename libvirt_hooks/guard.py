@@ -8,7 +8,7 @@ It is what vfio uses when QEMU opens the device, at every guest reboot, and when
 from .ladder import shared_bus, virtual_functions
 from .observe import Observation
 from .pci import NO_METHOD, ResetMethod
-from .policy import GuardChoice
+from .policy import Close, GuardChoice
 
 
 def guards(seen: Observation, choice: GuardChoice = GuardChoice.AUTO) -> tuple[str, ...]:
@@ -49,6 +49,17 @@ def bears_flr(seen: Observation) -> bool:
         and not seen.quirk.prefer_bus
         and not virtual_functions(seen)
     )
+
+
+def wants_keeper(offered: tuple[str, ...], close: Close | None) -> bool:
+    """Is vfio's last reset a matter for a keeper?
+
+    Not where the kernel knows better: its own reset clears CC.EN and waits, and one that finds EN=0
+    already, of a keeper that was killed in between, does not wait (nvme_disable_and_flr, v6.1).
+
+    :param offered: what ``reset_method`` said before a guard.
+    """
+    return close is Close.HOLDER and offered[:1] != (ResetMethod.DEVICE_SPECIFIC,)
 
 
 def kernel_knows_better(seen: Observation) -> bool:

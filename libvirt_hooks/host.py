@@ -57,6 +57,44 @@ class Records(Protocol):
         """Remove a record; one that is not there is no error."""
 
 
+class Qemu(Protocol):
+    """The QEMU of one guest, seen from outside, and what its keeper has of it.
+
+    That is duplicates of QEMU's own vfio device descriptors: vfio resets a function when the last
+    of them is closed (drivers/vfio/vfio_main.c, vfio_device_fops_release, v6.1).
+    """
+
+    @property
+    def process(self) -> tuple[int, int]:
+        """Number and start time, as ``Host.runs`` takes them."""
+
+    @property
+    def ended(self) -> bool:
+        """Is the process gone, and with it every descriptor that it had?"""
+
+    @property
+    def held(self) -> Sequence[Bdf]:
+        """The controllers of which there is a duplicate, in order."""
+
+    def adopt(self, wanted: Callable[[Bdf], bool]) -> Sequence[Bdf]:
+        """Take a duplicate of what QEMU has open, is *wanted* and not held; return what is new.
+
+        :raises HookError: the kernel does not allow it.
+        """
+
+    def has(self, bdf: Bdf) -> bool:
+        """Has QEMU still the very descriptor that a duplicate is held of?"""
+
+    def has_another(self, bdf: Bdf) -> bool:
+        """Has QEMU the function open by a descriptor that none is held of? True when in doubt."""
+
+    def lent(self, bdf: Bdf) -> AbstractContextManager[None]:
+        """Have ``Host.holds`` be true, and the function reached through the duplicate."""
+
+    def close(self, bdf: Bdf) -> None:
+        """Close the duplicate: if it is the last, vfio resets the function before this returns."""
+
+
 class Host(Protocol):
     """A machine with PCI functions, a clock and a place for records."""
 
@@ -173,6 +211,21 @@ class Host(Protocol):
         :raises RegistersUnreadable: the BAR is claimed (EINVAL) or lockdown forbids it (EPERM).
         """
 
+    def holds(self, bdf: Bdf) -> bool:
+        """Has this process, and nobody else, the function open through vfio?
+
+        Then ``registers`` and ``write_config`` go through that descriptor.
+        """
+
+    def exclusive(self, bdf: Bdf) -> AbstractContextManager[None]:
+        """Open a function that is on vfio-pci and idle; ``holds`` is true in the context.
+
+        Both the open and the close reset it, as vfio does for QEMU: by reset_method.
+
+        :raises RegistersUnreadable: vfio will not have it: somebody else has it open, or another
+            device of its IOMMU group is on a driver of the host's.
+        """
+
     def lock(self, what: Bdf | str, timeout: float) -> AbstractContextManager[None]:
         """Own this controller, or what the word names, against every other hook of the machine.
 
@@ -200,6 +253,20 @@ class Host(Protocol):
         """Does the process still run that had *pid* and the start time *started*?
 
         The start time is field 22 of /proc/PID/stat: a pid alone comes round again.
+        """
+
+    def this_process(self) -> tuple[int, int]:
+        """Number and start time of who asks, as ``runs`` takes them."""
+
+    def kill(self, pid: int, started: int) -> None:
+        """SIGKILL a process, if it is still the one that started then."""
+
+    def start_keeper(self, uuid: str) -> None:
+        """Start the process that keeps what the QEMU of this guest has open (see ``keeper``).
+
+        It has it when this returns, or has told the journal why not.
+
+        :raises HookError: it cannot be started, or takes its time.
         """
 
     def each(self, bdfs: Sequence[Bdf], job: Job, deadline: Deadline) -> dict[Bdf, str | HookError]:

@@ -11,7 +11,7 @@ from functools import partial
 
 from .bdf import Bdf
 from .errors import HookError
-from .guard import guards
+from .guard import guards, wants_keeper
 from .observe import NVME, VFIO_PCI, Observation, ids, observe
 from .operation import Operation
 from .plan import Done, Goal, Try, decide
@@ -59,7 +59,7 @@ def intents(
         values = guards(seen, choice)
         if values and values[0].split() != list(seen.reset_methods or ()):
             found.append(f"set reset_method to {values[0].strip()!r} while the guest runs")
-    if operation in KEEPING and close is Close.HOLDER:
+    if operation in KEEPING and wants_keeper(seen.offered, close):
         found.append("keep a duplicate of its descriptor, and disable it before vfio's last close")
     return found or ["change nothing"]
 

@@ -9,16 +9,16 @@ only `prepare` and `start` may refuse; non-zero from `reconnect` would kill a ru
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from . import custody, intent, journal, marks, observe, policy
+from . import custody, intent, journal, keepers, marks, observe, policy
 from .admission import Facts, refusal
 from .bdf import Bdf
 from .custody import Task
 from .domain import Controller, Domain
-from .errors import BadPolicy, HookError, SysfsError
+from .errors import HookError
 from .host import Host
 from .nvme import CLASS_NVME
 from .observe import VFIO_PCI, number
-from .operation import UNFINISHED, Operation, Results, raise_first
+from .operation import UNFINISHED, Operation, Results, believed, deadline_of, raise_first
 from .policy import Mode, Policy
 from .survey import survey
 from .telling import about
@@ -27,6 +27,9 @@ from .work import Work
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Host, Domain], None]
+
+KEEPERS_SHARE = 0.5
+"""Of an operation's deadline: what the guest's keeper may take of it, to let go of all."""
 
 
 def on_prepare(host: Host, domain: Domain) -> None:
@@ -71,11 +74,23 @@ def on_start(host: Host, domain: Domain) -> None:
         intent.tell(operation, "start", bdfs)
 
 
+def on_started(host: Host, domain: Domain) -> None:
+    """QEMU has the controllers open: have a keeper hold them, too."""
+    bdfs = _on_vfio(host, _controllers(host, domain))
+    if not bdfs:
+        return
+    believed_in = _believed(host, domain)
+    if believed_in.mode is Mode.ENFORCE:
+        _keep(host, domain, believed_in, bdfs)
+    elif believed_in.mode is Mode.OBSERVE:
+        intent.tell(Operation.begin(host, believed_in, bdfs), "started", bdfs)
+
+
 def on_stopped(host: Host, domain: Domain) -> None:
     """Clean what the guest had; only with a record, for a failed start brings us here too."""
     owned, left = _owned(host, domain), _left_by_dead_hooks(host, domain)
     if owned or left:
-        operation = _begin(host, domain, [*owned, *left])
+        operation = _begin_after_keeper(host, domain, [*owned, *left])
         operation.each([*owned, *left], _only_idle(left, custody.give_back))
         if owned:
             # Libvirt gives the controllers back now: the record says that it is still at it.
@@ -89,7 +104,7 @@ def on_release(host: Host, domain: Domain) -> None:
     owned, left = _owned(host, domain), _left_by_dead_hooks(host, domain)
     results: Results = {}
     if owned or left:
-        operation = _begin(host, domain, [*owned, *left])
+        operation = _begin_after_keeper(host, domain, [*owned, *left])
         results = operation.each([*owned, *left], _only_idle(left, custody.verify))
     elif journal.owner(host, domain.uuid) is None:
         _observe(host, domain, "release")
@@ -109,6 +124,7 @@ def on_reconnect(host: Host, domain: Domain) -> None:
         except HookError as error:  # the guard is what protects a guest that runs
             log.error("%s", error.in_full)
         operation.each(bdfs, custody.refresh)
+        _keep(host, domain, operation.policy, bdfs)
     elif operation.policy.mode is Mode.OBSERVE:
         intent.tell(operation, "reconnect", bdfs)
 
@@ -116,6 +132,7 @@ def on_reconnect(host: Host, domain: Domain) -> None:
 HANDLERS: Mapping[tuple[str, str], Handler] = {
     ("prepare", "begin"): on_prepare,
     ("start", "begin"): on_start,
+    ("started", "begin"): on_started,
     ("stopped", "end"): on_stopped,
     ("release", "end"): on_release,
     ("reconnect", "begin"): on_reconnect,
@@ -141,15 +158,30 @@ def _begin(host: Host, domain: Domain, bdfs: Sequence[Bdf]) -> Operation:
     return Operation.begin(host, _believed(host, domain), bdfs, {domain.uuid: None})
 
 
+def _begin_after_keeper(host: Host, domain: Domain, bdfs: Sequence[Bdf]) -> Operation:
+    """The guest has ended: begin when its keeper has let go. What is never its to reset is held
+    open by it until then."""
+    policy = _believed(host, domain)
+    deadline = deadline_of(host, policy)
+    keepers.await_end(host, domain.uuid, deadline.within(policy.deadline * KEEPERS_SHARE))
+    return Operation.begin(host, policy, bdfs, {domain.uuid: None}, deadline)
+
+
+def _keep(host: Host, domain: Domain, policy: Policy, bdfs: Sequence[Bdf]) -> None:
+    """Have a keeper for those that need one; that there is none costs the guest nothing."""
+    if any(keepers.is_wanted(host, policy, bdf) for bdf in bdfs):
+        try:
+            keepers.start(host, domain.uuid)
+        except HookError as error:
+            what = "no keeper for this guest: reset_method alone guards its drives"
+            log.warning("%s: %s", what, error.message)
+
+
 def _believed(host: Host, domain: Domain) -> Policy:
     """The policy where nothing may be refused for its sake: what cannot be believed is told."""
     if domain.policy_error is not None:
         log.error("%s", domain.policy_error.in_full)
-    try:
-        return policy.load(host, domain.policy)
-    except (BadPolicy, SysfsError) as error:
-        log.error("%s: defaults are used", error.message)
-        return Policy()
+    return believed(host, domain.policy)
 
 
 def _observe(host: Host, domain: Domain, operation: str) -> None:

@@ -204,12 +204,14 @@ def _absent(host: Host, bdf: Bdf, quirk: Quirk) -> Observation:
 
 
 def is_open(host: Host, bdf: Bdf, driver: str | None) -> bool:
-    """Has somebody the function open through vfio-pci?
+    """Has somebody the function open through vfio-pci? We ourselves are nobody.
 
     vfio-pci enables the function at the first open and disables it at the last close
     (vfio_pci_core_enable, vfio_pci_core_disable, v6.1); measured: 0 idle, 1 open.
     """
-    return driver == VFIO_PCI and number(host.read_attr(bdf, "enable")) > 0
+    if driver != VFIO_PCI or host.holds(bdf):
+        return False
+    return number(host.read_attr(bdf, "enable")) > 0
 
 
 def read_power_state(host: Host, bdf: Bdf) -> str:

@@ -11,9 +11,9 @@ from . import custody, marks
 from .bdf import Bdf
 from .custody import NOBODY, Guests, Task
 from .deadline import Deadline
-from .errors import BadRecord, DeviceBusy, HookError, OutOfTime, Stuck
+from .errors import BadPolicy, BadRecord, DeviceBusy, HookError, OutOfTime, Stuck, SysfsError
 from .host import Host, Job
-from .policy import Policy
+from .policy import SILENT, GuestPolicy, Policy, load
 from .snapshot import Process
 from .telling import about
 
@@ -39,10 +39,15 @@ class Operation:
 
     @classmethod
     def begin(
-        cls, host: Host, policy: Policy, bdfs: Sequence[Bdf], guests: Guests = NOBODY
+        cls,
+        host: Host,
+        policy: Policy,
+        bdfs: Sequence[Bdf],
+        guests: Guests = NOBODY,
+        deadline: Deadline | None = None,
     ) -> Self:
-        """Begin now, on these controllers: the deadline runs."""
-        deadline = Deadline(host.monotonic, policy.deadline, policy.deadline_cap)
+        """Begin now, on these controllers: the deadline runs, if it did not before."""
+        deadline = deadline or deadline_of(host, policy)
         return cls(host, policy, deadline, host.vfio_users(bdfs), guests)
 
     @classmethod
@@ -78,6 +83,20 @@ class Operation:
             marks.mark_stuck(self.host, bdf, stuck)
         except BadRecord as error:  # its lock keeps the next hook away all the same
             log.error("%s", error.message, extra=about(bdf))
+
+
+def deadline_of(host: Host, policy: Policy) -> Deadline:
+    """Return the deadline of an operation that begins now."""
+    return Deadline(host.monotonic, policy.deadline, policy.deadline_cap)
+
+
+def believed(host: Host, guest: GuestPolicy = SILENT) -> Policy:
+    """The policy where nothing may be refused for its sake: what cannot be believed is told."""
+    try:
+        return load(host, guest)
+    except (BadPolicy, SysfsError) as error:
+        log.error("%s: defaults are used", error.message)
+        return Policy()
 
 
 def raise_first(results: Results) -> None:

@@ -20,7 +20,9 @@ HEADER_LENGTH = 256
 
 CAP_ID_PM = 0x01
 PM_CTRL = 4
-"""Offset of PMCSR in the Power Management capability; PowerState is its bits 1:0."""
+"""Offset of PMCSR in the Power Management capability."""
+POWER_STATE = 3
+"""PowerState, its bits 1:0."""
 
 NOBODY = 0xFFFF
 """A vendor id that nobody has: what configuration space of a function that is gone reads."""
@@ -73,4 +75,4 @@ def power_state(config: bytes) -> str:
     capability = find_capability(config, CAP_ID_PM)
     if capability is None:
         return "D0"
-    return ("D0", "D1", "D2", "D3hot")[word(config, capability + PM_CTRL) & 3]
+    return ("D0", "D1", "D2", "D3hot")[word(config, capability + PM_CTRL) & POWER_STATE]

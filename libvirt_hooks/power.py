@@ -24,9 +24,31 @@ def make_readable(work: Work) -> None:
 
     Not one that is gone: waking it takes the kernel seconds.
     """
-    if work.present and work.is_idle and work.answers:
+    if not (work.present and work.is_idle and work.answers):
+        return
+    if work.host.holds(work.bdf):
+        open_up(work)
+    else:
         wake(work)
         decode(work)
+
+
+def open_up(work: Work) -> None:
+    """Have a function that we hold answer, however its guest has left it.
+
+    By its descriptor alone: a write of power/control waits for the device's lock, and libvirt's
+    unbind may have that while it waits for us (drivers/base/power/sysfs.c, v6.1). Nothing is
+    journaled: vfio puts configuration space back at the last close (vfio_pci_core_disable).
+    """
+    config = work.host.read_config(work.bdf, 0, pci.HEADER_LENGTH)
+    with suppress(SysfsError):
+        power = pci.find_capability(config, pci.CAP_ID_PM)
+        if power is not None and pci.word(config, power + pci.PM_CTRL) & pci.POWER_STATE:
+            control = pci.word(config, power + pci.PM_CTRL) & ~pci.POWER_STATE
+            _write_word(work, power + pci.PM_CTRL, control)
+        command = pci.word(config, pci.COMMAND)
+        if not command & pci.COMMAND_MEMORY:
+            _write_command(work, command | pci.COMMAND_MEMORY)
 
 
 def wake(work: Work) -> None:
@@ -74,4 +96,8 @@ def restore_command(work: Work) -> None:
 
 
 def _write_command(work: Work, command: int) -> None:
-    work.host.write_config(work.bdf, pci.COMMAND, command.to_bytes(2, "little"))
+    _write_word(work, pci.COMMAND, command)
+
+
+def _write_word(work: Work, offset: int, word: int) -> None:
+    work.host.write_config(work.bdf, offset, word.to_bytes(2, "little"))

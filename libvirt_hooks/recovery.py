@@ -8,9 +8,10 @@ earlier boot; or one controller by name, whatever is wrong with it.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from . import admission, custody, journal, marks, store
+from . import admission, custody, journal, keepers, marks, store
 from .bdf import Bdf
 from .custody import Guests
+from .deadline import Deadline
 from .errors import BadRecord, DeviceBusy, HookError, Refused
 from .host import Host
 from .journal import Owner
@@ -19,7 +20,7 @@ from .operation import UNFINISHED, Operation, Results, raise_first
 from .policy import Policy
 from .survey import survey
 
-FOLDERS = (journal.OWNERS, journal.JOURNAL, marks.DEAD, marks.STUCK)
+FOLDERS = (journal.OWNERS, journal.JOURNAL, keepers.KEEPERS, marks.DEAD, marks.STUCK)
 
 
 def recover_all(host: Host, policy: Policy) -> Iterator[str | HookError]:
@@ -32,6 +33,8 @@ def recover_all(host: Host, policy: Policy) -> Iterator[str | HookError]:
     yield from _unreadable(host)
     owners = journal.owners(host)
     orphans = [each for each in owners if not journal.is_running(host, each)]
+    for orphan in orphans:
+        _await_keeper(host, policy, orphan)
     in_use = {bdf for each in owners if each not in orphans for bdf in each.bdfs}
     lost = {bdf for each in orphans for bdf in each.bdfs if host.read_attr(bdf, "class")}
     wanted = sorted((lost | set(journal.journaled(host))) - in_use)
@@ -71,6 +74,7 @@ def recover_one(host: Host, policy: Policy, bdf: Bdf) -> str:
                 hint="stop that guest first; one that is gone is believed to be after"
                 f" {journal.ON_ITS_WAY:.0f} s",
             )
+        _await_keeper(host, policy, owner)
     operation = Operation.patient(host, policy, [bdf], _as_seen(owners))
     raise_first(_refusals(operation, [bdf]))
     results = operation.each([bdf], custody.verify)
@@ -78,6 +82,11 @@ def recover_one(host: Host, policy: Policy, bdf: Bdf) -> str:
         journal.forget(host, owner, _done(results))
     raise_first(results)
     return str(_told(host, bdf, results[bdf]))
+
+
+def _await_keeper(host: Host, policy: Policy, gone: Owner) -> None:
+    """Of a guest that is gone: what it holds would be in use."""
+    keepers.await_end(host, gone.uuid, Deadline(host.monotonic, policy.deadline_cap))
 
 
 def _refusals(operation: Operation, bdfs: Sequence[Bdf]) -> dict[Bdf, HookError]:

@@ -7,6 +7,7 @@ from libvirt_hooks import hook, journal
 from libvirt_hooks.bdf import Bdf
 from libvirt_hooks.deadline import Deadline
 from libvirt_hooks.journal import Undo
+from libvirt_hooks.keeper import Keeper
 from libvirt_hooks.policy import Policy
 from libvirt_hooks.simulator.domain_xml import Assigned, domain_xml
 from libvirt_hooks.simulator.faults import Fault
@@ -26,7 +27,8 @@ PAST_DEADLINE = 0.5
 
 
 def called(argv: list[str], xml: bytes, host: SimHost) -> int:
-    """The hook, and a look at the clock."""
+    """The hook, a keeper beside it, and a look at the clock."""
+    host.keeper = Keeper
     began = host.monotonic()
     try:
         return hook.main(argv, xml, host)

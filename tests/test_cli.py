@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_hooks import __version__, cli, journal, marks, policy
+from libvirt_hooks import __version__, cli, journal, marks, policy, store
 from libvirt_hooks.bdf import Bdf
 from libvirt_hooks.errors import HookError
+from libvirt_hooks.keeper import Keeper
 from libvirt_hooks.linux import host as linux_host
 from libvirt_hooks.linux import policy_file
 from libvirt_hooks.simulator.domain_xml import Assigned, domain_xml
@@ -35,12 +36,15 @@ def test_list(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
     host.add("0000:02:00.0", ORDINARY)
     host.add("0000:03:00.0", SM951, driver=None)
     journal.claim(host, UUID, [host.device("0000:01:00.0").bdf])
+    host.keepers.start(UUID, Keeper)
+    content = {"process": [6000, 6000], "qemu": [4211, 4211], "bdfs": ["0000:01:00.0"]}
+    store.save(host, "keepers", UUID, content)
     host.device("0000:03:00.0").reset_methods.clear()
     assert cli.main(["list"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["0000:01:00.0", "144d:a802", "vfio-pci", UUID, "flr,bus", "sm951"],
-        ["0000:02:00.0", "1b36:0010", "nvme", "live", "flr,bus", "-"],
-        ["0000:03:00.0", "144d:a802", "-", "idle", "none", "sm951"],
+        ["0000:01:00.0", "144d:a802", "vfio-pci", UUID, "held", "flr,bus", "sm951"],
+        ["0000:02:00.0", "1b36:0010", "nvme", "live", "-", "flr,bus", "-"],
+        ["0000:03:00.0", "144d:a802", "-", "idle", "-", "none", "sm951"],
     ]
     assert host.violations == []
 
@@ -143,7 +147,7 @@ def test_list_says_what_is_given_up_and_what_the_file_knows(
     marks.mark_dead(host, Bdf.parse("0000:01:00.0"), HookError("x"))
     assert cli.main(["list"]) == 0
     assert capsys.readouterr().out.split() == [
-        *("0000:01:00.0", "1b36:0010", "nvme", "given", "up", "flr,bus", "1b36:0010")
+        *("0000:01:00.0", "1b36:0010", "nvme", "given", "up", "-", "flr,bus", "1b36:0010")
     ]
 
 

@@ -15,13 +15,14 @@ from libvirt_hooks.simulator.crash import Crash, Victim
 from libvirt_hooks.simulator.faults import Fault
 from libvirt_hooks.simulator.host import SimHost
 from libvirt_hooks.simulator.life import Life
-from libvirt_hooks.simulator.models import ORDINARY, QEMU_7_2, SM951, Model
+from libvirt_hooks.simulator.models import ORDINARY, QEMU_7_2, SM951, SM961, Model
 
 from . import tally
 from .lives import BDF, SECOND, called
 
-FORGOTTEN_AFTER = 60.0
-"""Seconds until `recover` believes that a guest without a process is gone."""
+FORGOTTEN_AFTER = 150.0
+"""Seconds until `recover` believes that a guest without a process is gone, and the kernel has given
+a dead drive up."""
 
 Story = Callable[[Life], None]
 
@@ -38,7 +39,26 @@ def live_through_a_restart(life: Life) -> None:
             life.destroy()
 
 
+def live_through_a_reset(life: Life) -> None:
+    if life.start():
+        life.guest_reboot(clean=False)
+        life.destroy()
+
+
+def live_through_an_unplug(life: Life) -> None:
+    if life.start():
+        device = life.devices[0]
+        life.unplug(device.bdf)
+        settle(life.host)
+        life.host.clock.advance(1.0)
+        if device.managed:  # by udev: no hook sees the open
+            life.host.device(device.bdf).reset_methods = ["bus"]
+        life.attach(device)
+        life.destroy()
+
+
 BEFORE = "before anything"
+HELD = '[drive."1b36:0010"]\nclose = "holder"\n'
 
 
 @dataclass(frozen=True)
@@ -66,9 +86,14 @@ class Scene:
     """The guest has a second controller."""
     refuse: str = ""
     """The operation that another script refuses."""
+    alone: bool = False
+    """No keeper may take a descriptor: the guard is all there is."""
+    viable: bool = True
+    policy: str = ""
 
     def host(self) -> tuple[SimHost, Life]:
-        host = SimHost(lockdown=self.lockdown)
+        host = SimHost(lockdown=self.lockdown, policy=self.policy or None)
+        host.may_take, host.viable = not self.alone, self.viable
         driver = "nvme" if self.managed else "vfio-pci"
         bdfs = [BDF, SECOND] if self.both else [BDF]
         for bdf in bdfs:
@@ -86,15 +111,28 @@ class Scene:
 SCENES = [
     Scene("a managed SM951"),
     Scene("an unmanaged SM951", managed=False),
+    Scene("a managed SM951, by the guard alone", alone=True),
+    Scene("an unmanaged SM951, by the guard alone", managed=False, alone=True),
+    Scene("reset by its guest", story=live_through_a_reset),
+    Scene("unplugged and plugged again", story=live_through_an_unplug),
+    Scene(
+        "unplugged and plugged again, by the guard alone", story=live_through_an_unplug, alone=True
+    ),
+    Scene("a managed SM961, which the kernel knows", SM961),
     Scene("a managed ordinary drive", ORDINARY),
+    Scene("an ordinary drive with a keeper, by request", ORDINARY, policy=HELD),
     Scene("an unmanaged drive that keeps its queues", QEMU_7_2, managed=False),
     Scene("two managed SM951", both=True),
     Scene("libvirtd restarted", story=live_through_a_restart),
     Scene("libvirtd restarted, unmanaged", managed=False, story=live_through_a_restart),
     Scene("refused by another script", refuse="start"),
     Scene("refused, unmanaged", managed=False, refuse="start"),
+    Scene("libvirtd restarted, by the guard alone", story=live_through_a_restart, alone=True),
     Scene("under lockdown", lockdown=True),
+    Scene("under lockdown, unmanaged", lockdown=True, managed=False),
+    Scene("under lockdown, without vfio", lockdown=True, viable=False),
     Scene("RDY stuck: the bus is reset", faults=Fault.RDY_STUCK),
+    Scene("RDY stuck, by the guard alone", faults=Fault.RDY_STUCK, alone=True),
     Scene("frozen, a rescan revives it", faults=Fault.RESCAN_CURES, freezes=True),
     Scene(
         "frozen, a rescan revives it, unmanaged",
@@ -164,7 +202,7 @@ def recover(host: SimHost, life: Life) -> None:
 
 
 def live_again(host: SimHost, life: Life) -> None:
-    host.clock.advance(FORGOTTEN_AFTER)  # a QEMU that closes a dead drive takes 65 s to end
+    host.clock.advance(FORGOTTEN_AFTER)
     live(life)
 
 

@@ -466,6 +466,7 @@ def test_memory_decode_is_put_back_as_it_was() -> None:
 
 def test_under_lockdown_nothing_is_reset_blindly() -> None:
     host = SimHost(lockdown=True)
+    host.viable = False
     host.add(BDF, ORDINARY, driver="vfio-pci")
     assert custody.clean(at_work(host)) == "not verified: its registers cannot be read"
     assert "reset=1" not in host.texts(BDF)

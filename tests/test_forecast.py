@@ -62,7 +62,6 @@ def told(fates: tuple[Fate, ...]) -> list[tuple[str | None, str, str]]:
         pytest.param(
             sm951(offered=("bus",)), AUTO, HOLDER, ("bus", "bus", "bus"), id="FLR ruled out"
         ),
-        pytest.param(sm961(), AUTO, HOLDER, ("device_specific",) * 3, id="the kernel's own"),
         pytest.param(sm2262(), AUTO, HOLDER, ("bus",) * 3, id="an FLR damages it: bus"),
         pytest.param(seen(), AUTO, HOLDER, ("flr",) * 3, id="an ordinary one, if so asked"),
         pytest.param(seen(), BUS, HOLDER, ("bus", "bus", "flr"), id="guarded, if so asked"),
@@ -94,6 +93,15 @@ def test_with_a_keeper(
     states = (HOOK, GUEST, KEEPER)
     expected = [(reset, state, "") for reset, state in zip(resets, states, strict=True)]
     assert told(forecast(observation, choice, close)) == expected
+
+
+def test_no_keeper_comes_between_the_kernels_own_reset_and_its_drive() -> None:
+    fates = forecast(sm961(), AUTO, HOLDER)
+    assert [(fate.reset, fate.state) for fate in fates] == [
+        ("device_specific", HOOK),
+        ("device_specific", GUEST),
+        ("device_specific", GUEST),
+    ]
 
 
 @pytest.mark.parametrize("close", [GUARD, None])

@@ -98,10 +98,11 @@ def test_start_of_a_drive_that_does_not_disable(model: Model, faults: Fault, sta
     assert "reset flr" not in host.texts() or model is ORDINARY
 
 
+@pytest.mark.parametrize("viable", [True, False], ids=["through vfio", "by the guard alone"])
 @pytest.mark.parametrize("model", [SM951, ORDINARY], ids=["SM951", "ordinary"])
-def test_under_lockdown_a_guest_starts_and_the_guard_protects(model: Model) -> None:
+def test_under_lockdown_a_guest_starts_and_its_drive_survives(model: Model, viable: bool) -> None:
     host, life = one(model)
-    host.lockdown = True
+    host.lockdown, host.viable = True, viable
     assert life.start()
     life.guest_reboot()
     life.guest_shutdown()
@@ -111,6 +112,7 @@ def test_under_lockdown_a_guest_starts_and_the_guard_protects(model: Model) -> N
 
 def test_under_lockdown_a_drive_without_a_guard_is_refused() -> None:
     host = SimHost(lockdown=True)
+    host.viable = False
     host.add(BDF, SM951, driver="vfio-pci", faults=Fault.NO_RESET_METHOD)
     assert call(host, "start", BDF) == 1
 

@@ -129,6 +129,7 @@ def meanwhile_probing(host: SimHost) -> Work:
 
 def test_what_was_not_read_is_not_revived() -> None:
     host = SimHost(lockdown=True)
+    host.viable = False
     host.add(BDF, ORDINARY, driver="vfio-pci")
     marks.mark_dead(host, BDF, HookError(f"{BDF}: all ones"))
     assert custody.verify(at_work(host)) == "not verified: its registers cannot be read"

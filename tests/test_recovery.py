@@ -237,8 +237,10 @@ def orphan() -> SimHost:
     host.add(BDF, SM951)
     life = Life(host, [(BDF, True)], called)
     assert life.start()
-    host.machine.qemus.clear()
+    host.machine.end_qemu(UUID, 0.0)
     host.device(BDF).vfio.references = 0
+    host.device(BDF).vfio.user = ""
+    host.keepers.clear()
     host.device(BDF).enable_count = 0
     return host
 

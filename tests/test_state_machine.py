@@ -71,8 +71,10 @@ class World(RuleBasedStateMachine):
         faults=st.tuples(*[st.sampled_from(FAULTS)] * 3),
         managed=st.tuples(*[st.booleans()] * 3),
         wanted=st.tuples(*[st.sets(st.sampled_from(DRIVES), min_size=1)] * 3),
+        may_take=st.sampled_from([True, True, False]),
     )
-    def set_up(self, models, faults, managed, wanted) -> None:  # type: ignore[no-untyped-def]
+    def set_up(self, models, faults, managed, wanted, may_take) -> None:  # type: ignore[no-untyped-def]
+        self.host.may_take = may_take
         self.managed = dict(zip(DRIVES, managed, strict=True))
         for bdf, model, fault in zip(DRIVES, models, faults, strict=True):
             driver = "nvme" if self.managed[bdf] else "vfio-pci"
@@ -146,6 +148,10 @@ class World(RuleBasedStateMachine):
     @rule(ahead=st.integers(0, 30), after=st.booleans(), victim=st.sampled_from(Victim))
     def kill_a_hook_soon(self, ahead: int, after: bool, victim: Victim) -> None:
         self.host.crash(Crash(len(self.host.effects) + ahead, after, victim))
+
+    @rule(name=st.sampled_from(GUESTS))
+    def kill_a_keeper(self, name: str) -> None:
+        self.host.keepers.kill(self.lives[name].uuid)
 
     @rule(seconds=st.sampled_from([0.5, 10.0, 70.0]))
     def wait(self, seconds: float) -> None:

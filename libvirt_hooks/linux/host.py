@@ -4,9 +4,11 @@
 It decides nothing. Sources: Documentation/ABI/testing/sysfs-bus-pci; random(4) for boot_id.
 """
 
+import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 from .. import host
 from ..bdf import Bdf
@@ -17,6 +19,9 @@ from ..snapshot import Process, Snapshot
 from . import locks, mmio, policy_file, processes, usage, worker, workers
 from .records import RUN, RunRecords
 from .sysfs import BUS, BUSES, DEVICES, Sysfs
+
+if TYPE_CHECKING:
+    from .vfio import Device
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -42,6 +47,7 @@ class LinuxHost(Sysfs):
         self._run = run
         self._records = RunRecords(run)
         self._boot_id = ""
+        self._held: dict[Bdf, Device] = {}
 
     @property
     def records(self) -> host.Records:
@@ -77,7 +83,37 @@ class LinuxHost(Sysfs):
 
     def registers(self, bdf: Bdf) -> AbstractContextManager[host.Registers]:
         """See Host.registers. Use it in a worker: SIGBUS is what a revoked mapping answers."""
+        if device := self._held.get(bdf):
+            return nullcontext(device.registers)
         return mmio.map_registers(self.path(bdf, "resource0"), bdf)
+
+    def write_config(self, bdf: Bdf, offset: int, data: bytes) -> None:
+        """See Host.write_config."""
+        if device := self._held.get(bdf):
+            device.write_config(offset, data)
+        else:
+            super().write_config(bdf, offset, data)
+
+    def holds(self, bdf: Bdf) -> bool:
+        """See Host.holds."""
+        return bdf in self._held
+
+    @contextmanager
+    def lend(self, bdf: Bdf, device: "Device") -> Iterator[None]:
+        """Reach a function through an open vfio device; nobody else has it open."""
+        self._held[bdf] = device
+        try:
+            yield
+        finally:
+            del self._held[bdf]
+
+    @contextmanager
+    def exclusive(self, bdf: Bdf) -> Iterator[None]:
+        """See Host.exclusive. In a worker: vfio's resets may keep it in the kernel."""
+        from . import vfio  # only under lockdown
+
+        with vfio.opened(bdf, self._devices) as device, self.lend(bdf, device):
+            yield
 
     def lock(self, what: Bdf | str, timeout: float) -> AbstractContextManager[None]:
         """See Host.lock."""
@@ -102,6 +138,20 @@ class LinuxHost(Sysfs):
     def runs(self, pid: int, started: int) -> bool:
         """See Host.runs."""
         return processes.runs(pid, started)
+
+    def this_process(self) -> tuple[int, int]:
+        """See Host.this_process."""
+        return os.getpid(), processes.start_time(os.getpid()) or 0
+
+    def kill(self, pid: int, started: int) -> None:
+        """See Host.kill."""
+        processes.kill(pid, started)
+
+    def start_keeper(self, uuid: str) -> None:
+        """See Host.start_keeper."""
+        from . import detached  # once in a guest's life
+
+        detached.start_keeper(uuid)
 
     def each(
         self, bdfs: Sequence[Bdf], job: host.Job, deadline: Deadline

@@ -96,4 +96,5 @@ def _swapped(value: int) -> int:
 
 def _unreadable(who: object, what: str, error: OSError) -> RegistersUnreadable:
     why, hint = _WHY.get(error.errno or 0, ("", ""))
-    return RegistersUnreadable(f"{who}: {what}: {error.strerror}{why}", hint)
+    forbidden = error.errno == errno.EPERM
+    return RegistersUnreadable(f"{who}: {what}: {error.strerror}{why}", hint, forbidden)

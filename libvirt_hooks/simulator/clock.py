@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from ..bdf import Bdf
 
 HOOK = "hook"
+KEEPER = "keeper"
+OURS = (HOOK, KEEPER)
+"""Who is the code under test."""
 
 
 @dataclass(frozen=True)
 class Event:
     """Something that happened to a function, or (bdf is None) to the whole machine.
 
-    :param who: ``hook``, ``libvirt``, ``QEMU``, ``guest``, ``kernel``, ``nvme`` or ``drive``.
+    :param who: ``hook``, ``keeper``, ``libvirt``, ``QEMU``, ``guest``, ``kernel``, ``nvme`` or
+        ``drive``.
     """
 
     seconds: float
@@ -65,7 +69,7 @@ class Trace:
 
     def violation(self, bdf: Bdf, text: str) -> None:
         """Record that the code under test broke a rule; the kernel and guests may."""
-        if self.actor == HOOK:
+        if self.actor in OURS:
             self.violations.append(f"{bdf}: {text}")
 
     @contextmanager

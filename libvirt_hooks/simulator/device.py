@@ -19,10 +19,14 @@ class Vfio:
     """struct vfio_pci_core_device, of a function that vfio-pci is bound to.
 
     :param references: how many descriptors of the open device there are.
+    :param user: uuid of the guest whose QEMU has one of them.
+    :param opens: how often QEMU has opened it: which open file that one is.
     :param closing_until: the last close is still in the kernel up to this moment.
     """
 
     references: int = 0
+    user: str = ""
+    opens: int = 0
     reset_works: bool = False
     closing_until: float = float("-inf")
 

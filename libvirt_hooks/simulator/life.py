@@ -24,6 +24,8 @@ Hook = Callable[[list[str], bytes, SimHost], int]
 SCRIPT = "/etc/libvirt/hooks/qemu.d/50-nvme-reset"
 UUID = "6f2c1a54-7f0e-4c55-9d0e-0c1b7a5f3e11"
 KILL_SECONDS, KILL_SECONDS_PER_HOSTDEV = 40.0, 2.0
+KEEPER_SECONDS = 0.25
+"""Until a keeper has noticed what QEMU has closed."""
 KILLED = 137
 """What a shell calls a death by SIGKILL; to libvirt it is a failure like any other."""
 
@@ -86,12 +88,14 @@ class Life:
             return str(error)
         if self._run_hook("start", "begin"):
             return "hook refused at start"
-        self.host.machine.qemus.add(self.uuid)
-        if failure := qemu.start(self._present(), self.host.clock):
+        self.host.machine.start_qemu(self.uuid)
+        if failure := qemu.start(self._present(), self.host.clock, self.uuid):
             return failure
         self.running = True
         self._boot()
-        return "hook refused at started" if self._run_hook("started", "begin") else ""
+        refused = self._run_hook("started", "begin")
+        self.host.keepers.look(self.uuid)
+        return "hook refused at started" if refused else ""
 
     def _boot(self) -> None:
         for dev, works in qemu.boot(self._present(), self.host.clock).items():
@@ -124,7 +128,9 @@ class Life:
     def daemon_restart(self) -> None:
         """libvirtd starts again under a running guest; a failing hook kills the guest."""
         self._say("libvirtd restarted")
-        if self._run_hook("reconnect", "begin"):
+        refused = self._run_hook("reconnect", "begin")
+        self.host.keepers.look(self.uuid)
+        if refused:
             self._stop()
 
     def attach(self, device: Assigned | tuple[Bdf | str, bool]) -> bool:
@@ -138,12 +144,13 @@ class Life:
             self.problems.append(str(error))
             return False
         dev = self.host.machine.devices[assigned.bdf]
-        if failure := qemu.start([dev], self.host.clock):
+        if failure := qemu.start([dev], self.host.clock, self.uuid):
             self.problems.append(failure)
             self._reattach([assigned.bdf])
             return False
         self.devices.append(assigned)
         self.guest_saw[assigned.bdf] = list(qemu.boot([dev], self.host.clock).values())
+        self.host.keepers.look(self.uuid)
         return True
 
     def unplug(self, bdf: Bdf) -> None:
@@ -151,10 +158,19 @@ class Life:
         self._say(f"virsh detach-device {bdf}")
         dev = self.host.machine.devices.get(bdf)
         self.devices = [each for each in self.devices if each.bdf != bdf]
-        if dev is not None and dev.vfio.references:
+        if dev is not None and dev.vfio.user == self.uuid:
             patience = KILL_SECONDS + KILL_SECONDS_PER_HOSTDEV
             qemu.leave([dev], self.host.clock, patience)
+            self._wait_for_keeper(dev)
         self._reattach([bdf])
+
+    def _wait_for_keeper(self, dev: PciDev) -> None:
+        """libvirt's unbind has the device's lock, and waits for the last close."""
+        if dev.vfio.references:
+            dev.lock_held = True
+            self.host.clock.advance(KEEPER_SECONDS)
+            self.host.keepers.look(self.uuid)
+            dev.lock_held = False
 
     def idle(self, seconds: float) -> None:
         """Nothing happens for *seconds*."""
@@ -163,10 +179,13 @@ class Life:
     def _stop(self) -> None:
         """qemuProcessStop, for every end and for every failed start."""
         patience = KILL_SECONDS + KILL_SECONDS_PER_HOSTDEV * len(self.devices)
-        if not qemu.leave(self._open(), self.host.clock, patience):
+        opened = self._open()
+        if not qemu.leave(opened, self.host.clock, patience):
             self._say("QEMU does not end; going on without it")
         self.running = False
-        self.host.machine.qemus.discard(self.uuid)
+        ends = max((dev.vfio.closing_until for dev in opened), default=0.0)
+        self.host.machine.end_qemu(self.uuid, ends)
+        self.host.keepers.finish(self.uuid, ends)
         self._run_hook("stopped", "end")
         self._reattach([each.bdf for each in self.devices])
         self._run_hook("release", "end")
@@ -228,12 +247,7 @@ class Life:
 
     def _open(self) -> list[PciDev]:
         """What this guest's QEMU has open, which another guest's has not."""
-        active = self.host.machine.active
-        return [
-            dev
-            for dev in self._present()
-            if dev.vfio.references and active.get(dev.bdf) == self.name
-        ]
+        return [dev for dev in self._present() if dev.vfio.user == self.uuid]
 
     def _say(self, text: str, who: str = "libvirt") -> None:
         self.host.machine.trace.note(None, f"{self.name}: {text}", who)

@@ -18,6 +18,7 @@ from .nvme_driver import LIVE_COMMAND, UNBOUND_COMMAND
 from .sysfs import Bridge
 
 BRIDGE_CONTROL, BUS_RESET = 0x3E, 1 << 6
+FIRST_QEMU = 4211
 ENUMERATED_COMMAND = 0x0000
 """BARs have their addresses then; a driver turns the decoding on."""
 
@@ -33,7 +34,8 @@ class Machine:
         self.bridges: dict[Bdf, Bridge] = {}
         self.active: dict[Bdf, str] = {}  # libvirt's list: which domain has it
         self.unbind_from_stub: set[Bdf] = set()
-        self.qemus: set[str] = set()  # uuids of the guests that have a process
+        self.qemus: dict[str, int] = {}  # the guests that have a process, by uuid: its number
+        self._ending: dict[int, float] = {}  # processes that are still in the kernel, until when
         self.autoprobe = True
         self.autoprobe_is_checked = False
         """Whether it counts for what is found later, too: since Linux 6.19."""
@@ -171,6 +173,21 @@ class Machine:
 
     def _is_dark(self, bdf: Bdf) -> bool:
         return any(self.slots[name].same_bus(bdf) for name in self.dark)
+
+    def start_qemu(self, uuid: str) -> None:
+        """The guest gets a process."""
+        self.qemus[uuid] = FIRST_QEMU + len(self._ending)
+        self._ending[self.qemus[uuid]] = float("inf")
+
+    def end_qemu(self, uuid: str, at: float) -> None:
+        """The guest's process ends at the moment *at*; it has no memory map any more."""
+        pid = self.qemus.pop(uuid, None)
+        if pid is not None:
+            self._ending[pid] = at
+
+    def runs(self, pid: int) -> bool:
+        """Is there such a QEMU?"""
+        return self.clock.now < self._ending.get(pid, 0.0)
 
     def reboot(self) -> None:
         """Power off and on: every function as new, nvme bound to each."""

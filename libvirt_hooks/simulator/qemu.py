@@ -16,12 +16,12 @@ START_SECONDS = 0.3
 BOOT_SECONDS = 1.0
 
 
-def start(devices: Sequence[PciDev], clock: SimClock) -> str:
+def start(devices: Sequence[PciDev], clock: SimClock, uuid: str) -> str:
     """Open every device and reset the machine. Returns why that failed, or nothing."""
     clock.advance(START_SECONDS)
     for dev in devices:
         with dev.trace.acting("QEMU"):
-            failed = vfio.open_device(dev)
+            failed = vfio.open_device(dev, uuid)
         if failed:
             return f"vfio {dev.bdf}: error getting device: errno {failed}"
     reset(devices)
@@ -71,8 +71,9 @@ def leave(devices: Sequence[PciDev], clock: SimClock, patience: float) -> bool:
     """
     began = clock.now
     for dev in devices:
-        if dev.vfio.references:
+        if dev.vfio.user:
             before = clock.now
+            dev.vfio.user = ""
             with dev.trace.acting("QEMU"):
                 vfio.close(dev)
             if clock.now > before + patience:

@@ -44,7 +44,7 @@ def claimed(machine: Machine, bdf: Bdf) -> list[str]:
 def vfio_users(machine: Machine, bdf: Bdf) -> list[Process]:
     """Whoever holds a descriptor; one that is exiting holds none any more."""
     dev = machine.devices.get(bdf)
-    return [QEMU] if dev is not None and dev.vfio.references > 0 else []
+    return [QEMU] if dev is not None and dev.vfio.user else []
 
 
 def identity(machine: Machine, bdf: Bdf) -> Identity | None:

@@ -32,8 +32,11 @@ def unbind(dev: PciDev) -> None:
     dev.set_power("D0")
 
 
-def open_device(dev: PciDev) -> int:
-    """VFIO_GROUP_GET_DEVICE_FD: wakes, enables and resets; returns 0 or an errno."""
+def open_device(dev: PciDev, user: str = "") -> int:
+    """VFIO_GROUP_GET_DEVICE_FD: wakes, enables and resets; returns 0 or an errno.
+
+    :param user: uuid of the guest whose QEMU opens it.
+    """
     if dev.is_open:
         return EBUSY
     dev.note("vfio open", dev.trace.actor)
@@ -44,7 +47,8 @@ def open_device(dev: PciDev) -> int:
     if failed == EAGAIN:
         dev.idle()
         return failed
-    dev.vfio = Vfio(references=1, reset_works=not failed)
+    opens = dev.vfio.opens + 1
+    dev.vfio = Vfio(references=1, user=user, opens=opens, reset_works=not failed)
     dev.enable_count = 1
     return 0
 
@@ -70,6 +74,7 @@ def close(dev: PciDev) -> None:
     """Close one descriptor. The last one resets: as reset_method says, else the whole bus."""
     dev.vfio.references -= 1
     if dev.vfio.references:
+        dev.note("vfio close, not the last", dev.trace.actor)
         return
     dev.note("vfio close", dev.trace.actor)
     dev.function.write_config(COMMAND, INTX_DISABLE.to_bytes(2, "little"))

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The keeper: a process beside each guest with a drive that an FLR kills while it is enabled.
+
+vfio resets a function when its last descriptor is closed. The keeper has a duplicate of QEMU's, so
+it decides when that is. What it does with a controller then is ``closing``'s; here is when. Without
+it, or when it dies, the guard alone protects. How it comes to be is ``linux.keeper``'s.
+"""
+
+import logging
+from collections.abc import Callable
+
+from . import closing, keepers
+from .bdf import Bdf
+from .errors import DeviceBusy, HookError
+from .host import Host, Qemu
+from .operation import believed, deadline_of
+from .telling import about
+from .work import Work, locked
+
+log = logging.getLogger(__name__)
+
+POLL = 0.25
+"""Seconds between two looks whether QEMU has closed one: libvirt's reattach waits for us then."""
+ADOPT_EVERY = 1.0
+"""Seconds between two looks for what has been hot-plugged."""
+
+Step = Callable[[Work, Qemu], bool]
+
+
+class Keeper:
+    """What one guest's QEMU has, kept until it has ended."""
+
+    def __init__(self, host: Host, uuid: str, qemu: Qemu) -> None:
+        self._host = host
+        self._uuid = uuid
+        self._qemu = qemu
+        self._policy = believed(host)
+        self._next_adoption = 0.0
+        self._unguarded: set[Bdf] = set()
+
+    def begin(self) -> None:
+        """Take what QEMU has.
+
+        :raises HookError: the kernel does not allow it, or another process does it already.
+        """
+        # Before anything is held: a hook that finds no record waits for nobody.
+        if not keepers.announce(self._host, self._uuid, self._qemu):
+            raise DeviceBusy(f"guest {self._uuid}: it has a keeper already")
+        try:
+            self._adopt()
+        except HookError:
+            keepers.withdraw(self._host, self._uuid)
+            raise
+
+    def look(self) -> None:
+        """Let go of what QEMU has closed, take what is new. To be called every POLL seconds."""
+        gone = [bdf for bdf in self._qemu.held if not self._qemu.has(bdf)]
+        for bdf in gone:
+            self._let_go(bdf, closing.unplugged)
+        if gone:
+            self._tell()
+        if self._host.monotonic() >= self._next_adoption:
+            try:
+                self._adopt()
+            except HookError as error:
+                log.warning("%s", error.message)
+
+    def finish(self) -> None:
+        """QEMU has ended: close everything.
+
+        What does not get disabled comes last: its close may keep us in the kernel.
+        """
+        held = list(self._qemu.held)
+        stubborn = [bdf for bdf in held if not self._do(bdf, closing.after_its_guest)]
+        for bdf in stubborn:
+            if bdf in self._qemu.held:
+                self._let_go(bdf, closing.as_it_is)
+        keepers.withdraw(self._host, self._uuid)
+
+    def _adopt(self) -> None:
+        self._next_adoption = self._host.monotonic() + ADOPT_EVERY
+        new = self._qemu.adopt(self._is_wanted)
+        if new:
+            self._tell()
+            self._unguarded.update(new)
+            log.info("holding %s", ", ".join(map(str, self._qemu.held)))
+        for bdf in sorted(self._unguarded.intersection(self._qemu.held)):
+            self._do(bdf, closing.guard)
+            self._unguarded.discard(bdf)
+
+    def _is_wanted(self, bdf: Bdf) -> bool:
+        return keepers.is_wanted(self._host, self._policy, bdf)
+
+    def _let_go(self, bdf: Bdf, step: Step) -> None:
+        if not self._do(bdf, step):
+            self._qemu.close(bdf)
+
+    def _do(self, bdf: Bdf, step: Step) -> bool:
+        """Do one step on one controller, locked; whatever comes of it, the others have a right
+        to theirs."""
+        deadline = deadline_of(self._host, self._policy)
+        try:
+            with locked(self._host, bdf, self._policy, deadline, ()) as work:
+                return step(work, self._qemu)
+        except HookError as error:
+            log.error("%s", error.in_full, extra=about(bdf))
+        except Exception:
+            log.error("%s: internal error", bdf, exc_info=True, extra=about(bdf))
+        return False
+
+    def _tell(self) -> None:
+        try:
+            keepers.announce(self._host, self._uuid, self._qemu)
+        except HookError as error:  # that it is held matters more than that it is known
+            log.warning("%s", error.message)
