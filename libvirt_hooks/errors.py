@@ -4,6 +4,7 @@
     HookError
       BadDomain            the domain XML is not what libvirt prints
       BadPolicy            the administrator's file cannot be believed
+      BadName              what was typed names no controller, or no guest
       Refused              admission: this controller may not go to a guest now
       DeviceBusy           somebody else owns the controller, or holds our lock
       DeviceGone           all ones: no reset may be started on it any more
@@ -50,6 +51,12 @@ class BadDomain(HookError):
 
 class BadPolicy(HookError):
     """The administrator's policy cannot be believed."""
+
+
+class BadName(HookError):
+    """What a person typed names nothing: wrong usage."""
+
+    exit_status = 2
 
 
 class Refused(HookError):

@@ -126,6 +126,9 @@ class Host(Protocol):
     def boot_id(self) -> str:
         """/proc/sys/kernel/random/boot_id: differs after every boot."""
 
+    def controller(self, name: str) -> Bdf | None:
+        """The function that the host's NVMe driver calls ``nvme0``; None if there is none."""
+
     def functions(self) -> Sequence[Bdf]:
         """Every PCI function of the machine, in order."""
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The command's verbs on simulated machines, and how they end."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -269,13 +270,62 @@ def test_config_of_what_is_no_guest(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["rest"], ["reset"], ["reset", "nonsense"], ["list", "--nonsense"]]
+    "arguments", [[], ["rest"], ["reset"], ["list", "--nonsense"], ["list", "-o", "xml"]]
 )
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("usage: virt-nvme-reset")
+
+
+@pytest.mark.parametrize(
+    "name", ["01:00.0", "0000:01:00.0", "pci_0000_01_00_0", "nvme0", "nvme0n1"]
+)
+def test_every_name_of_a_controller(
+    host: SimHost, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.add("0000:01:00.0", SM951)
+    assert cli.main(["show", name]) == 0
+    assert capsys.readouterr().out.startswith("0000:01:00.0  ")
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("nonsense", "'nonsense': not a PCI address such as 0000:03:00.0"),
+        ("nvme7", "nvme7: no such controller on the host's nvme driver"),
+    ],
+)
+def test_what_names_no_controller_is_wrong_usage(
+    host: SimHost, name: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["reset", name]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"virt-nvme-reset: {complaint}",
+        "  hint: virt-nvme-reset list shows every controller",
+    ]
+
+
+def test_list_for_programs(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
+    host.add("0000:01:00.0", SM951)
+    assert cli.main(["list", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "version": 1,
+        "controllers": [
+            {
+                "bdf": "0000:01:00.0",
+                "vendor": "144d",
+                "device": "a802",
+                "driver": "nvme",
+                "owner": None,
+                "held": False,
+                "state": "live",
+                "reset_methods": ["flr", "bus"],
+                "quirk": "sm951",
+            }
+        ],
+    }
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

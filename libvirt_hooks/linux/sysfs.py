@@ -36,6 +36,13 @@ class Sysfs:
         """Where an attribute of a function is, there or not."""
         return f"{self._devices}/{bdf}/{name}"
 
+    def controller(self, name: str) -> Bdf | None:
+        """See Host.controller."""
+        for bdf in self.functions():
+            if name in self._names(bdf, "nvme"):
+                return bdf
+        return None
+
     def functions(self) -> Sequence[Bdf]:
         """See Host.functions."""
         return sorted(bdf for bdf in map(_parse, self._entries()) if bdf is not None)

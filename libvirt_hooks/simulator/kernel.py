@@ -45,6 +45,10 @@ class SimKernel(Host):
         """The virtual clock."""
         return self.machine.clock
 
+    def controller(self, name: str) -> Bdf | None:
+        """See Host."""
+        return usage.controller(self.machine, name)
+
     def functions(self) -> Sequence[Bdf]:
         """See Host. Root ports are there too."""
         return sorted([*self.machine.devices, *self.machine.bridges])

@@ -35,6 +35,15 @@ def snapshot(machine: Machine, bdfs: Sequence[Bdf]) -> Snapshot:
     return Snapshot(tuple(controllers), tuple(blocks), tuple(mounts))
 
 
+def controller(machine: Machine, name: str) -> Bdf | None:
+    """Numbers go with the slots; only what nvme has, has one."""
+    for at, bdf in enumerate(sorted(machine.plugged)):
+        dev = machine.devices.get(bdf)
+        if name == f"nvme{at}" and dev is not None and dev.driver == "nvme":
+            return bdf
+    return None
+
+
 def claimed(machine: Machine, bdf: Bdf) -> list[str]:
     """A mounted partition keeps the whole disk from being opened exclusively."""
     at = sorted(machine.plugged).index(bdf)

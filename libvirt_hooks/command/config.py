@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`virt-nvme-reset config`: the policy that holds, for all guests or for one."""
+
+from argparse import Namespace
+
+from ..config import describe
+from ..host import Host
+from ..linux import policy_file
+from ..policy import SILENT
+from .domains import read
+
+
+def run(arguments: Namespace, host: Host) -> int:
+    """Print it.
+
+    :raises HookError: the policy or the domain cannot be believed.
+    """
+    found = policy_file.examine()
+    guest = SILENT
+    if arguments.xml is not None:
+        domain = read(arguments.xml)
+        if domain.policy_error is not None:
+            raise domain.policy_error
+        guest = domain.policy
+    for line in describe(found.text, guest, found.untrusted):
+        print(line)
+    return 0

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What verbs print: lines for people, or one JSON document for programs; and how errors look.
+
+A document has stable keys, and ``version``, which changes when one of them does.
+"""
+
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from typing import TextIO
+
+from ..errors import HookError
+from .parser import PROGRAM
+
+VERSION = 1
+
+BAD, WARN, GOOD, TITLE = "31", "33", "32", "1"
+"""SGR parameters (ECMA-48, 8.3.117): red, yellow, green, bold."""
+
+
+def emit(arguments: Namespace, document: Mapping[str, object], lines: Iterable[str]) -> None:
+    """Print *document* or *lines*, as `-o` asks for."""
+    if arguments.output == "json":
+        print(json.dumps({"version": VERSION, **document}, indent=2))
+    else:
+        for line in lines:
+            print(line)
+
+
+def complain(error: HookError) -> None:
+    """Say what is wrong, and the hint on a line of its own."""
+    print(f"{PROGRAM}: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  hint: {error.hint}", file=sys.stderr)
+
+
+def is_colourful(out: TextIO | None = None) -> bool:
+    """May there be colour? On a terminal, unless NO_COLOR is set (no-color.org)."""
+    return (out or sys.stdout).isatty() and "NO_COLOR" not in os.environ
+
+
+def paint(text: str, parameter: str) -> str:
+    """Return *text* in colour, where there may be any."""
+    return f"\x1b[{parameter}m{text}\x1b[0m" if is_colourful() else text
