@@ -3,13 +3,13 @@
 
 The order of the kernel's nvme_disable_and_flr (drivers/pci/quirks.c), at the one moment when it
 cannot race with anybody: QEMU has let go, and the descriptor that is left is ours. Each function
-takes a Work and the QEMU; it returns whether the controller is closed.
+takes a Work and the QEMU; most return whether the controller is closed.
 """
 
 import logging
 
 from .custody import refresh
-from .engine import await_config, disable
+from .engine import await_config, disable, look
 from .guard import may_close_by_flr
 from .host import Qemu
 from .ladder import CONFIG_TIMEOUT
@@ -67,7 +67,14 @@ def unplugged(work: Work, qemu: Qemu) -> bool:
 def guard(work: Work, qemu: Qemu) -> bool:
     """Guard what QEMU has open: of what is hot-plugged no hook has heard."""
     refresh(work)
-    return False
+    return True
+
+
+def patience(work: Work, qemu: Qemu) -> float:
+    """QEMU has ended: return the seconds that the drive may take to be disabled."""
+    with qemu.lent(work.bdf):
+        seen = look(work)
+    return seen.registers.cap.ready_timeout if seen.registers and not seen.gone else 0.0
 
 
 def _disabled(work: Work, qemu: Qemu) -> Observation:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from . import exclusive, journal, marks, pci, reenumerate
+from . import exclusive, journal, keepers, marks, pci, reenumerate
 from .bdf import Bdf
 from .deadline import Deadline
 from .engine import await_config, await_live, glimpse, is_wanted_by_host, look, reach
@@ -113,7 +113,7 @@ def take(work: Work) -> str:
 
 def refresh(work: Work) -> str:
     """Guard a controller that a running guest has open; its registers are not ours to touch."""
-    _set_guard(work, glimpse(work))
+    _set_guard(work, glimpse(work, kept_off="its guest has them"))
     methods = work.host.read_attr(work.bdf, RESET_METHOD)
     return f"reset_method is {methods!r} while its guest runs"
 
@@ -225,11 +225,16 @@ def refuse_open(host: Host, bdf: Bdf, users: Sequence[Process]) -> None:
     :raises DeviceBusy: vfio-pci has it open already, or *users* its group.
     """
     if users or is_open(host, bdf, host.driver(bdf)):
-        by = "".join(f", by {each}" for each in users)
+        by = "".join(f", by {each}" for each in _holders(host, bdf, users))
         raise DeviceBusy(
             f"{bdf}: in use: open through vfio already{by}, expected it to be idle",
             hint="stop the guest that has it",
         )
+
+
+def _holders(host: Host, bdf: Bdf, users: Sequence[Process]) -> list[str]:
+    found = [str(each) for each in users]
+    return [*found, *(str(each) for each in keepers.find_all(host) if bdf in each.bdfs)]
 
 
 def await_closed(work: Work) -> None:
@@ -244,11 +249,11 @@ def await_closed(work: Work) -> None:
     users = work.users
     while (opened := work.is_open) or users:
         if work.deadline.expired:
-            by = "".join(f", by {each}" for each in users)
+            by = "".join(f", by {each}" for each in _holders(work.host, work.bdf, users))
             raise DeviceBusy(
                 f"{work.bdf}: still open through vfio {work.deadline.elapsed:.0f} s after its"
                 f" guest ended{by}: left alone",
-                hint="its QEMU may be stuck in the kernel: look for state D in ps; the next"
+                hint="whoever has it may be stuck in the kernel: look for state D in ps; the next"
                 " start, or virt-nvme-reset recover, goes on from here",
             )
         work.host.sleep(CLOSE_POLL if opened else SCAN_POLL)

@@ -80,10 +80,13 @@ def look(work: Work) -> Observation:
     return glimpse(work)
 
 
-def glimpse(work: Work) -> Observation:
-    """Observe as it is, with what ``reset_method`` said before our guard."""
+def glimpse(work: Work, kept_off: str = "") -> Observation:
+    """Observe as it is, with what ``reset_method`` said before our guard.
+
+    :param kept_off: see ``observe``.
+    """
     undo = work.undo
-    seen = observe(work.host, work.bdf, work.quirk, undo.original(RESET_METHOD))
+    seen = observe(work.host, work.bdf, work.quirk, undo.original(RESET_METHOD), kept_off)
     port = undo.original(PORT)
     # A function that is away has no bridge above it any more: the journal knows.
     return seen if seen.port or not port else replace(seen, port=Bdf.parse(port))

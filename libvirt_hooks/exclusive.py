@@ -4,7 +4,7 @@
 vfio gives a function to one user only, so nobody is raced. But it resets what is opened and closed
 (drivers/vfio/pci/vfio_pci_core.c, v6.1: vfio_pci_core_enable, vfio_pci_core_disable), and what is
 opened here is still enabled. With reset_method empty the open resets nothing, and the close knows
-it then: it resets the bus, if the function is alone there, or nothing.
+it then: it resets the bus, if all that is on it is vfio's and idle, or nothing.
 """
 
 from collections.abc import Iterator

@@ -8,12 +8,14 @@ it, or when it dies, the guard alone protects. How it comes to be is ``linux.kee
 
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
 from . import closing, keepers
 from .bdf import Bdf
+from .deadline import Deadline
 from .errors import DeviceBusy, HookError
 from .host import Host, Qemu
-from .operation import believed, deadline_of
+from .operation import believed
 from .telling import about
 from .work import Work, locked
 
@@ -24,7 +26,11 @@ POLL = 0.25
 ADOPT_EVERY = 1.0
 """Seconds between two looks for what has been hot-plugged."""
 
-Step = Callable[[Work, Qemu], bool]
+GUARD_PATIENCE = 0.1
+"""Seconds to wait for a lock, of who comes again in a second."""
+
+T = TypeVar("T")
+Step = Callable[[Work, Qemu], T]
 
 
 class Keeper:
@@ -36,7 +42,8 @@ class Keeper:
         self._qemu = qemu
         self._policy = believed(host)
         self._next_adoption = 0.0
-        self._unguarded: set[Bdf] = set()
+        self._unguarded: dict[Bdf, bool] = {}
+        """What is to be guarded, and whether it was told that it cannot be."""
 
     def begin(self) -> None:
         """Take what QEMU has.
@@ -49,7 +56,7 @@ class Keeper:
         try:
             self._adopt()
         except HookError:
-            keepers.withdraw(self._host, self._uuid)
+            self._withdraw()
             raise
 
     def look(self) -> None:
@@ -71,45 +78,61 @@ class Keeper:
         What does not get disabled comes last: its close may keep us in the kernel.
         """
         held = list(self._qemu.held)
+        self._tell(max((self._do(bdf, closing.patience) or 0.0 for bdf in held), default=0.0))
         stubborn = [bdf for bdf in held if not self._do(bdf, closing.after_its_guest)]
         for bdf in stubborn:
             if bdf in self._qemu.held:
                 self._let_go(bdf, closing.as_it_is)
-        keepers.withdraw(self._host, self._uuid)
+        self._withdraw()
 
     def _adopt(self) -> None:
         self._next_adoption = self._host.monotonic() + ADOPT_EVERY
         new = self._qemu.adopt(self._is_wanted)
         if new:
             self._tell()
-            self._unguarded.update(new)
+            self._unguarded.update(dict.fromkeys(new, False))
             log.info("holding %s", ", ".join(map(str, self._qemu.held)))
-        for bdf in sorted(self._unguarded.intersection(self._qemu.held)):
-            self._do(bdf, closing.guard)
-            self._unguarded.discard(bdf)
+        for bdf in [bdf for bdf in self._unguarded if bdf in self._qemu.held]:
+            if self._do(bdf, closing.guard, GUARD_PATIENCE, told=self._unguarded[bdf]):
+                del self._unguarded[bdf]
+            else:
+                self._unguarded[bdf] = True
 
     def _is_wanted(self, bdf: Bdf) -> bool:
         return keepers.is_wanted(self._host, self._policy, bdf)
 
-    def _let_go(self, bdf: Bdf, step: Step) -> None:
+    def _let_go(self, bdf: Bdf, step: Step[bool]) -> None:
         if not self._do(bdf, step):
             self._qemu.close(bdf)
 
-    def _do(self, bdf: Bdf, step: Step) -> bool:
+    def _do(
+        self, bdf: Bdf, step: Step[T], seconds: float | None = None, told: bool = False
+    ) -> T | None:
         """Do one step on one controller, locked; whatever comes of it, the others have a right
-        to theirs."""
-        deadline = deadline_of(self._host, self._policy)
+        to theirs. None: it failed, which is in the journal, or was *told* before.
+
+        :param seconds: how long it may take; None: as long as an operation.
+        """
+        level = logging.DEBUG if told else logging.ERROR
+        limits = self._policy.deadline if seconds is None else seconds, self._policy.deadline_cap
+        deadline = Deadline(self._host.monotonic, *limits)
         try:
             with locked(self._host, bdf, self._policy, deadline, ()) as work:
                 return step(work, self._qemu)
         except HookError as error:
-            log.error("%s", error.in_full, extra=about(bdf))
+            log.log(level, "%s", error.in_full, extra=about(bdf))
         except Exception:
-            log.error("%s: internal error", bdf, exc_info=True, extra=about(bdf))
-        return False
+            log.log(level, "%s: internal error", bdf, exc_info=True, extra=about(bdf))
+        return None
 
-    def _tell(self) -> None:
+    def _tell(self, seconds: float = 0.0) -> None:
         try:
-            keepers.announce(self._host, self._uuid, self._qemu)
+            keepers.announce(self._host, self._uuid, self._qemu, seconds)
         except HookError as error:  # that it is held matters more than that it is known
+            log.warning("%s", error.message)
+
+    def _withdraw(self) -> None:
+        try:
+            keepers.withdraw(self._host, self._uuid, self._host.this_process())
+        except HookError as error:  # the process ends now, and with it the record's worth
             log.warning("%s", error.message)

@@ -43,24 +43,32 @@ class Keeper:
     process: Process
     qemu: Process
     bdfs: tuple[Bdf, ...]
+    seconds: float
+    """What the drives may legally take to be disabled (CAP.TO), once it is at that."""
+
+    def __str__(self) -> str:
+        return f"{self.process[0]} (keeper of guest {self.uuid})"
 
 
 def is_wanted(host: Host, policy: Policy, bdf: Bdf) -> bool:
     """Does this controller need a keeper, while a guest has it?"""
-    methods = Undo(host, bdf).original(RESET_METHOD) or host.read_attr(bdf, RESET_METHOD) or ""
+    methods = None
+    try:
+        methods = Undo(host, bdf).original(RESET_METHOD)
+    except BadRecord as error:  # of one drive: the others want theirs
+        log.warning("%s", error.message)
+    methods = methods or host.read_attr(bdf, RESET_METHOD) or ""
     return wants_keeper(tuple(methods.split()), policy.close(bdf, *ids(host, bdf)))
 
 
 def find(host: Host, uuid: str) -> Keeper | None:
-    """Return the keeper of a guest, None if none runs; the record of one that died is dropped."""
+    """Return the keeper of a guest, None if none runs."""
     try:
         found = _read(uuid, store.load(host, KEEPERS, uuid))
-        if found is not None and host.runs(*found.process):
-            return found
     except (BadRecord, ValueError) as error:
-        log.warning("%s/%s: %s: dropped", KEEPERS, uuid, error)
-    host.records.drop(KEEPERS, uuid)
-    return None
+        log.warning("%s/%s: %s", KEEPERS, uuid, error)
+        return None
+    return found if found is not None and host.runs(*found.process) else None
 
 
 def _read(uuid: str, content: Mapping[str, object] | None) -> Keeper | None:
@@ -71,9 +79,10 @@ def _read(uuid: str, content: Mapping[str, object] | None) -> Keeper | None:
             "process": [int(pid), int(started)],
             "qemu": [int(qemu), int(qemu_started)],
             "bdfs": [*bdfs],
+            "seconds": int() | float() as seconds,
         }:
             held = tuple(Bdf.parse(str(bdf)) for bdf in bdfs)
-            return Keeper(uuid, (pid, started), (qemu, qemu_started), held)
+            return Keeper(uuid, (pid, started), (qemu, qemu_started), held, seconds)
     raise ValueError("no keeper's record")
 
 
@@ -84,56 +93,82 @@ def find_all(host: Host) -> list[Keeper]:
 
 
 def start(host: Host, uuid: str) -> None:
-    """Start the keeper of a guest, unless one runs.
+    """Start the keeper of a guest that runs, unless it has one.
 
     :raises HookError: it cannot be started.
     """
-    if find(host, uuid) is None:
+    if _current(host, uuid) is None:
         host.start_keeper(uuid)
 
 
-def announce(host: Host, uuid: str, qemu: Qemu) -> bool:
+def _current(host: Host, uuid: str) -> Keeper | None:
+    """That of the guest's last life may still be in the kernel, closing a dead drive."""
+    keeper = find(host, uuid)
+    return keeper if keeper is not None and host.runs(*keeper.qemu) else None
+
+
+def announce(host: Host, uuid: str, qemu: Qemu, seconds: float = 0.0) -> bool:
     """Be the keeper of a guest, and tell what is held. False: another process is it.
 
+    :param seconds: what the drives may legally take, once there is no guest.
     :raises DeviceBusy: somebody kept the records' lock.
     :raises BadRecord: the record could not be written.
     """
     process = host.this_process()
     with host.lock(KEEPERS, LOCK_TIMEOUT):
-        other = find(host, uuid)
+        other = _current(host, uuid)
         if other is not None and other.process != process:
             return False
         bdfs = [str(bdf) for bdf in qemu.held]
-        content = {"process": process, "qemu": qemu.process, "bdfs": bdfs}
+        content = {"process": process, "qemu": qemu.process, "bdfs": bdfs, "seconds": seconds}
         store.save(host, KEEPERS, uuid, content)
     return True
 
 
-def withdraw(host: Host, uuid: str) -> None:
-    """Be the keeper of that guest no more."""
-    host.records.drop(KEEPERS, uuid)
+def withdraw(host: Host, uuid: str, process: Process | None = None) -> None:
+    """Drop a guest's record if it is that of *process*, or of nobody who runs.
+
+    :raises DeviceBusy: somebody kept the records' lock.
+    """
+    with host.lock(KEEPERS, LOCK_TIMEOUT):
+        keeper = find(host, uuid)
+        if keeper is None or keeper.process == process:
+            host.records.drop(KEEPERS, uuid)
 
 
-def await_end(host: Host, uuid: str, deadline: Deadline) -> None:
+def await_end(host: Host, uuid: str, deadline: Deadline, share: float) -> None:
     """Wait until the keeper of a guest that has ended has let go of all.
 
     One that does not is killed: then vfio's close comes as it would have without a keeper. Until
     it has come, the function is open, and whoever asked for this sees that. But while QEMU itself
-    is still in the kernel, with other devices, its keeper has nothing to do yet.
+    is still in the kernel, with other devices, its keeper has nothing to do yet: it is waited for
+    with nothing locked, since it needs the controllers' locks then.
+
+    :param deadline: of the operation.
+    :param share: seconds of it that the keeper gets from QEMU's end on, and what the drives may
+        take on top.
     """
-    keeper = find(host, uuid)
-    if keeper is None or _ends(host, keeper, deadline) or host.runs(*keeper.qemu):
+    ended: Deadline | None = None
+    while (keeper := find(host, uuid)) is not None:
+        if ended is None and not host.runs(*keeper.qemu):
+            ended = deadline.within(share)
+        for limit in filter(None, (deadline, ended)):
+            limit.allow(keeper.seconds)
+        if deadline.expired or (ended is not None and ended.expired):
+            _give_up(host, keeper, deadline, is_late=ended is not None)
+            return
+        host.sleep(POLL)
+    if uuid in host.records.names(KEEPERS):  # of one that was killed
+        withdraw(host, uuid)
+
+
+def _give_up(host: Host, keeper: Keeper, deadline: Deadline, is_late: bool) -> None:
+    if not is_late:
         return
     what = f"has not let go of its drives after {deadline.elapsed:.1f} s: killed"
-    log.warning("keeper %d of guest %s %s", keeper.process[0], uuid, what)
+    log.warning("keeper %d of guest %s %s", keeper.process[0], keeper.uuid, what)
     host.kill(*keeper.process)
-    _ends(host, keeper, Deadline(host.monotonic, END_TIMEOUT))
-
-
-def _ends(host: Host, keeper: Keeper, deadline: Deadline) -> bool:
-    while host.runs(*keeper.process):
-        if deadline.expired:
-            return False
+    until = Deadline(host.monotonic, END_TIMEOUT)
+    while host.runs(*keeper.process) and not until.expired:
         host.sleep(POLL)
-    find(host, keeper.uuid)  # drops what a killed one has left
-    return True
+    withdraw(host, keeper.uuid)

@@ -13,6 +13,7 @@ from . import custody, intent, journal, keepers, marks, observe, policy
 from .admission import Facts, refusal
 from .bdf import Bdf
 from .custody import Task
+from .deadline import Deadline
 from .domain import Controller, Domain
 from .errors import HookError
 from .host import Host
@@ -88,9 +89,10 @@ def on_started(host: Host, domain: Domain) -> None:
 
 def on_stopped(host: Host, domain: Domain) -> None:
     """Clean what the guest had; only with a record, for a failed start brings us here too."""
+    deadline = _await_keeper(host, domain)
     owned, left = _owned(host, domain), _left_by_dead_hooks(host, domain)
     if owned or left:
-        operation = _begin_after_keeper(host, domain, [*owned, *left])
+        operation = _begin(host, domain, [*owned, *left], deadline)
         operation.each([*owned, *left], _only_idle(left, custody.give_back))
         if owned:
             # Libvirt gives the controllers back now: the record says that it is still at it.
@@ -101,10 +103,11 @@ def on_stopped(host: Host, domain: Domain) -> None:
 
 def on_release(host: Host, domain: Domain) -> None:
     """See that every controller is well where it is now, and forget the guest."""
+    deadline = _await_keeper(host, domain)
     owned, left = _owned(host, domain), _left_by_dead_hooks(host, domain)
     results: Results = {}
     if owned or left:
-        operation = _begin_after_keeper(host, domain, [*owned, *left])
+        operation = _begin(host, domain, [*owned, *left], deadline)
         results = operation.each([*owned, *left], _only_idle(left, custody.verify))
     elif journal.owner(host, domain.uuid) is None:
         _observe(host, domain, "release")
@@ -153,18 +156,24 @@ def _admit(facts: Facts, mode: Mode) -> None:
         log.warning("observe: would refuse: %s", refused.message, extra=about(facts.bdf))
 
 
-def _begin(host: Host, domain: Domain, bdfs: Sequence[Bdf]) -> Operation:
+def _begin(
+    host: Host, domain: Domain, bdfs: Sequence[Bdf], deadline: Deadline | None = None
+) -> Operation:
     """Begin what is done for this guest, where nothing may be refused for the policy's sake."""
-    return Operation.begin(host, _believed(host, domain), bdfs, {domain.uuid: None})
+    return Operation.begin(host, _believed(host, domain), bdfs, {domain.uuid: None}, deadline)
 
 
-def _begin_after_keeper(host: Host, domain: Domain, bdfs: Sequence[Bdf]) -> Operation:
-    """The guest has ended: begin when its keeper has let go. What is never its to reset is held
-    open by it until then."""
+def _await_keeper(host: Host, domain: Domain) -> Deadline | None:
+    """The guest has ended: wait until its keeper has let go; return the deadline that runs then.
+
+    First of all: what it holds looks like another guest's.
+    """
+    if domain.uuid not in host.records.names(keepers.KEEPERS):
+        return None
     policy = _believed(host, domain)
     deadline = deadline_of(host, policy)
-    keepers.await_end(host, domain.uuid, deadline.within(policy.deadline * KEEPERS_SHARE))
-    return Operation.begin(host, policy, bdfs, {domain.uuid: None}, deadline)
+    keepers.await_end(host, domain.uuid, deadline, policy.deadline * KEEPERS_SHARE)
+    return deadline
 
 
 def _keep(host: Host, domain: Domain, policy: Policy, bdfs: Sequence[Bdf]) -> None:
@@ -173,8 +182,7 @@ def _keep(host: Host, domain: Domain, policy: Policy, bdfs: Sequence[Bdf]) -> No
         try:
             keepers.start(host, domain.uuid)
         except HookError as error:
-            what = "no keeper for this guest: reset_method alone guards its drives"
-            log.warning("%s: %s", what, error.message)
+            log.warning("%s; without a keeper reset_method alone guards", error.message)
 
 
 def _believed(host: Host, domain: Domain) -> Policy:

@@ -139,10 +139,14 @@ class Observation:
         return f"{self.registers.cc.raw} {self.registers.csts}"
 
 
-def observe(host: Host, bdf: Bdf, quirk: Quirk, offered: str | None = None) -> Observation:
+def observe(
+    host: Host, bdf: Bdf, quirk: Quirk, offered: str | None = None, kept_off: str = ""
+) -> Observation:
     """Look at one controller; one that is not there is gone.
 
     :param offered: what ``reset_method`` said before a guard; None: what it says now.
+    :param kept_off: why neither registers nor configuration space are to be read: the kernel has a
+        reader of that wait for the end of a reset, 65 s of a dead drive (pci_wait_cfg, v6.1).
     :raises SysfsError: the kernel refused a read.
     """
     vendor = host.read_attr(bdf, "vendor")
@@ -150,9 +154,12 @@ def observe(host: Host, bdf: Bdf, quirk: Quirk, offered: str | None = None) -> O
         return _absent(host, bdf, quirk)
     driver = host.driver(bdf)
     opened = is_open(host, bdf, driver)
-    config_vendor = pci.word(host.read_config(bdf, pci.VENDOR_ID, 2))
-    power_state = read_power_state(host, bdf)
-    unreadable = _why_unreadable(host, bdf, driver, opened, power_state)
+    if kept_off:
+        config_vendor, power_state = number(vendor), host.read_attr(bdf, "power_state") or "unknown"
+    else:
+        config_vendor = pci.word(host.read_config(bdf, pci.VENDOR_ID, 2))
+        power_state = read_power_state(host, bdf)
+    unreadable = kept_off or _why_unreadable(host, bdf, driver, opened, power_state)
     registers = None
     if config_vendor != pci.NOBODY and not unreadable:
         try:
@@ -207,9 +214,10 @@ def is_open(host: Host, bdf: Bdf, driver: str | None) -> bool:
     """Has somebody the function open through vfio-pci? We ourselves are nobody.
 
     vfio-pci enables the function at the first open and disables it at the last close
-    (vfio_pci_core_enable, vfio_pci_core_disable, v6.1); measured: 0 idle, 1 open.
+    (vfio_pci_core_enable, vfio_pci_core_disable, v6.1); measured: 0 idle, 1 open. An unbind takes
+    the link to the driver away before it waits for that (drivers/base/dd.c, driver_sysfs_remove).
     """
-    if driver != VFIO_PCI or host.holds(bdf):
+    if driver not in (None, VFIO_PCI) or host.holds(bdf):
         return False
     return number(host.read_attr(bdf, "enable")) > 0
 

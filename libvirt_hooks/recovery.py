@@ -31,6 +31,8 @@ def recover_all(host: Host, policy: Policy) -> Iterator[str | HookError]:
     for name in store.sweep(host, FOLDERS):
         yield f"{name}: of an earlier boot: dropped"
     yield from _unreadable(host)
+    for uuid in host.records.names(keepers.KEEPERS):
+        keepers.withdraw(host, uuid)
     owners = journal.owners(host)
     orphans = [each for each in owners if not journal.is_running(host, each)]
     for orphan in orphans:
@@ -86,7 +88,8 @@ def recover_one(host: Host, policy: Policy, bdf: Bdf) -> str:
 
 def _await_keeper(host: Host, policy: Policy, gone: Owner) -> None:
     """Of a guest that is gone: what it holds would be in use."""
-    keepers.await_end(host, gone.uuid, Deadline(host.monotonic, policy.deadline_cap))
+    deadline = Deadline(host.monotonic, policy.deadline_cap)
+    keepers.await_end(host, gone.uuid, deadline, policy.deadline)
 
 
 def _refusals(operation: Operation, bdfs: Sequence[Bdf]) -> dict[Bdf, HookError]:

@@ -38,7 +38,12 @@ def test_list(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
     host.add("0000:03:00.0", SM951, driver=None)
     journal.claim(host, UUID, [host.device("0000:01:00.0").bdf])
     host.keepers.start(UUID, Keeper)
-    content = {"process": [6000, 6000], "qemu": [4211, 4211], "bdfs": ["0000:01:00.0"]}
+    content = {
+        "process": [6000, 6000],
+        "qemu": [4211, 4211],
+        "bdfs": ["0000:01:00.0"],
+        "seconds": 0,
+    }
     store.save(host, "keepers", UUID, content)
     host.device("0000:03:00.0").reset_methods.clear()
     assert cli.main(["list"]) == 0

@@ -56,6 +56,8 @@ def test_a_record_of_one_that_died_is_dropped() -> None:
     host.keepers.kill(UUID)
     assert kept(host) == [str(BDF)]
     assert keepers.find(host, UUID) is None
+    assert kept(host) == [str(BDF)]
+    keepers.withdraw(host, UUID)
     assert kept(host) is None
     assert not host.runs(keeper.pid, keeper.pid)
 
@@ -64,9 +66,9 @@ def test_a_record_of_one_that_died_is_dropped() -> None:
     "content",
     [
         {},
-        {"process": [1], "qemu": [1, 2], "bdfs": []},
-        {"process": [1, 2], "qemu": [1, 2], "bdfs": ["nowhere"]},
-        {"process": ["1", "2"], "qemu": [1, 2], "bdfs": []},
+        {"process": [1], "qemu": [1, 2], "bdfs": [], "seconds": 0},
+        {"process": [1, 2], "qemu": [1, 2], "bdfs": ["nowhere"], "seconds": 0},
+        {"process": ["1", "2"], "qemu": [1, 2], "bdfs": [], "seconds": 0},
     ],
     ids=["empty", "half a process", "no address", "words for numbers"],
 )
@@ -154,7 +156,7 @@ def test_a_record_of_an_earlier_boot_is_dropped(monkeypatch: pytest.MonkeyPatch)
     host, _ = one(SM951)
     with monkeypatch.context() as patch:
         patch.setattr(host, "boot_id", lambda: "an earlier one")
-        content = {"process": [6000, 6000], "qemu": [4211, 4211], "bdfs": [str(BDF)]}
+        content = {"process": [6000, 6000], "qemu": [4211, 4211], "bdfs": [str(BDF)], "seconds": 0}
         store.save(host, "keepers", UUID, content)
     told = [str(each) for each in recovery.recover_all(host, Policy())]
     assert told == [f"keepers/{UUID}: of an earlier boot: dropped"]

@@ -104,9 +104,14 @@ def test_one_that_hangs_is_killed(host: LinuxHost, guest: Guest) -> None:
     hanging = subprocess.Popen(["/bin/sleep", str(SECONDS)])
     started = processes.start_time(hanging.pid)
     guest.kill()
-    record = {"process": [hanging.pid, started], "qemu": [guest.child.pid, 1], "bdfs": []}
+    record: dict[str, object] = {
+        "process": [hanging.pid, started],
+        "qemu": [guest.child.pid, 1],
+        "bdfs": [],
+    }
+    record["seconds"] = 0.0
     _save(host, record)
-    keepers.await_end(host, UUID, Deadline(host.monotonic, 0.1))
+    keepers.await_end(host, UUID, Deadline(host.monotonic, 5.0), 0.1)
     assert hanging.wait(SECONDS) == -9
     assert host.records.names("keepers") == []
 

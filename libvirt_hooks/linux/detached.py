@@ -9,6 +9,7 @@ with no descriptor of libvirt's, is left alone.
 import os
 import select
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from ..errors import HookError
@@ -17,7 +18,8 @@ PYTHON = "/usr/bin/python3"
 """As in the hook's own first line; AppArmor lets libvirtd's children run no other."""
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 READY = 3
-"""The descriptor that the process closes when it is at its work; or it ends, which is the same."""
+"""The descriptor to which the process writes AT_WORK when it is."""
+AT_WORK = b"+"
 READY_TIMEOUT = 5.0
 KEEP = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "keep.py")
 
@@ -31,10 +33,11 @@ def start_keeper(uuid: str) -> None:
 
 
 def start(who: object, command: Sequence[str], timeout: float = READY_TIMEOUT) -> None:
-    """Run *command*, by its full path; return when it is ready, or has ended.
+    """Run *command*, by its full path; return when it is at its work.
 
     :param who: whom it is for, for messages.
-    :raises HookError: it could not be run, or is not ready after *timeout* seconds: it goes on.
+    :raises HookError: it could not be run, or has ended; or it is not ready after *timeout*
+        seconds, and goes on.
     """
     try:
         ours, theirs = os.pipe2(os.O_CLOEXEC)
@@ -49,12 +52,23 @@ def start(who: object, command: Sequence[str], timeout: float = READY_TIMEOUT) -
             poll = select.poll()
             poll.register(pipe, select.POLLIN)
             if not poll.poll(timeout * 1000):
-                raise HookError(f"{who}: {_words(command)}: not ready after {timeout:g} s")
-            failed = pipe.read()  # nothing: whoever had the other end has closed it
+                late = f"not ready after {timeout:g} s, but may come"
+                raise HookError(f"{who}: {_words(command)}: {late}")
+            said = pipe.read(8)
     except OSError as error:
         raise _failed(who, command, error.errno or 0) from error
-    if failed:
-        raise _failed(who, command, int(failed))
+    if not said:
+        why = "the journal says why"
+        raise HookError(f"{who}: {_words(command)}: has ended before it was ready", why)
+    if said != AT_WORK:
+        raise _failed(who, command, int(said))
+
+
+def tell_ready() -> None:
+    """In the process: it is at its work. Nobody waits any more where nobody has started it."""
+    with suppress(OSError):
+        os.write(READY, AT_WORK)
+        os.close(READY)
 
 
 def _detach(command: Sequence[str], pipe: int) -> NoReturn:

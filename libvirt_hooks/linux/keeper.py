@@ -6,7 +6,6 @@ oom_score_adj; pidfd_open(2).
 """
 
 import logging
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -25,11 +24,12 @@ class LinuxQemu(Qemu):
     """A QEMU whose devices this host can reach."""
 
     host: LinuxHost
+    started: int
 
     @property
     def process(self) -> tuple[int, int]:
         """See host.Qemu."""
-        return self.pid, processes.start_time(self.pid) or 0
+        return self.pid, self.started
 
     def lent(self, bdf: Bdf) -> AbstractContextManager[None]:
         """See host.Qemu."""
@@ -43,7 +43,7 @@ def main(uuid: str) -> int:
     log.setLevel(logging.INFO)
     log.propagate = False
     try:
-        keep(LinuxHost(), uuid, lambda: os.close(detached.READY))
+        keep(LinuxHost(), uuid, detached.tell_ready)
         return 0
     except HookError as error:
         what = "no keeper for this guest: reset_method alone guards its drives"
@@ -60,7 +60,7 @@ def keep(host: LinuxHost, uuid: str, ready: Callable[[], None]) -> None:
     :raises HookError: there is no QEMU, or nothing of it can be held.
     """
     qemu = LinuxQemu.find(uuid)
-    qemu.host = host
+    qemu.host, qemu.started = host, processes.start_time(qemu.pid) or 0
     _live_as_long_as(qemu.pid)
     work = keeper.Keeper(host, uuid, qemu)
     work.begin()

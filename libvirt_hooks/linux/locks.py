@@ -54,6 +54,8 @@ def _take(fd: int, what: Bdf | str, timeout: float) -> None:
         except BlockingIOError as error:
             left = deadline - time.monotonic()
             if left <= 0:
-                message = f"{what}: lock: another hook has held it for {timeout:.1f} s"
+                message = (
+                    f"{what}: lock: another hook, or a keeper, has held it for {timeout:.1f} s"
+                )
                 raise DeviceBusy(message) from error
         time.sleep(min(POLL, left))

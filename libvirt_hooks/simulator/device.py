@@ -89,6 +89,8 @@ class PciDev:
 
     def set_driver(self, name: str | None, nvme_state: str | None = None) -> None:
         """The driver link, and the state of the nvme controller below it."""
+        if name is None:
+            self.enable_count = 0  # every driver here disables what it lets go of
         self._driver, self._state, self._later = name, nvme_state, None
 
     def set_driver_later(self, at: float, name: str | None, nvme_state: str | None) -> None:

@@ -43,7 +43,7 @@ class SimHost(SimKernel):
         self.may_take = True
         """Does the kernel allow pidfd_getfd?"""
         self.keepers = Keepers(self)
-        self._records = SimRecords(self._workers.effect)
+        self._records = SimRecords(self._workers.effect, self.monotonic)
 
     def add(
         self,
@@ -122,7 +122,7 @@ class SimHost(SimKernel):
 
     def reboot(self) -> None:
         """Power off and on; /run is empty afterwards."""
-        self._records = SimRecords(self._workers.effect)
+        self._records = SimRecords(self._workers.effect, self.monotonic)
         self._workers.locked_until.clear()
         self.keepers.clear()
         self._boots += 1
@@ -210,7 +210,7 @@ class SimHost(SimKernel):
 
     def occupy(self, bdf: Bdf | str, seconds: float) -> None:
         """Another hook holds the lock for so long, for tests."""
-        self._workers.locked_until[_bdf(bdf)] = self.clock.now + seconds
+        self._workers.occupy(_bdf(bdf), seconds)
 
 
 def _bdf(bdf: Bdf | str) -> Bdf:

@@ -45,6 +45,7 @@ class SimQemu(Qemu):
     def __init__(self, host: "SimHost", uuid: str) -> None:
         self._host = host
         self._uuid = uuid
+        self._pid = host.machine.qemus.get(uuid, 0)
         self._files: dict[Bdf, tuple[PciDev, int]] = {}
         self.closes: dict[Bdf, tuple[float, float]] = {}
         """When each close began and ended."""
@@ -54,8 +55,7 @@ class SimQemu(Qemu):
     @property
     def process(self) -> tuple[int, int]:
         """See Qemu."""
-        pid = self._host.machine.qemus.get(self._uuid, 0)
-        return pid, pid
+        return self._pid, self._pid
 
     @property
     def ended(self) -> bool:
@@ -164,8 +164,10 @@ class Keepers:
         now = self._host.clock.now
         for each in self.of(uuid):
             self._host.clock.reach(at)
+            self._host.records.linger = True
             if each.begun:
                 self._step(each, each.program.finish)
+            self._host.records.settle(each.qemu.last)
             self._end(each)
             self._host.clock.rewind(now)
 

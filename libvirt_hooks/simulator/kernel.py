@@ -182,7 +182,8 @@ class SimKernel(Host):
         dev = self.machine.devices.get(bdf)
         if dev is None:
             return "pcieport" if bdf in self.machine.bridges else None
-        return dev.driver
+        # An unbind that waits for the last close has taken the link away before.
+        return None if dev.lock_held else dev.driver
 
     def virtual_functions(self, bdf: Bdf) -> int:
         """See Host."""
