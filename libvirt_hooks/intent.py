@@ -67,9 +67,9 @@ def intents(
 def _towards(goal: Goal, seen: Observation) -> list[str]:
     if seen.gone:
         return ["refuse it: it does not answer"]
-    asleep = seen.driver in (None, VFIO_PCI) and seen.power_state != "D0"
-    if asleep:
-        return [f"wake it from {seen.power_state}, then bring it to {goal.value}"]
+    if seen.driver in (None, VFIO_PCI) and (seen.power_state != "D0" or seen.registers is None):
+        # `look` and `exclusive` make what is idle readable; what they find nobody knows yet.
+        return [f"{_reaching(seen)}bring it to {goal.value}"]
     match decide(seen, [], goal):
         case Done():
             return []
@@ -77,3 +77,9 @@ def _towards(goal: Goal, seen: Observation) -> list[str]:
             return [step.describe() for step in steps]
     owner = f"the host's {NVME} driver has it" if seen.driver == NVME else seen.evidence
     return [f"find nothing to do about it: {owner}"]
+
+
+def _reaching(seen: Observation) -> str:
+    if seen.power_state != "D0":
+        return f"wake it from {seen.power_state}, then "
+    return f"reach its registers ({seen.unreadable}), then " if seen.unreadable else ""

@@ -358,6 +358,23 @@ def test_a_short_deadline_is_kept() -> None:
         ),
         pytest.param(
             "prepare",
+            seen(registers=None, unreadable="mapping resource0: Operation not permitted"),
+            GuardChoice.AUTO,
+            [
+                "reach its registers (mapping resource0: Operation not permitted), then bring it"
+                " to pristine"
+            ],
+            id="lockdown: through vfio, if that has it",
+        ),
+        pytest.param(
+            "stopped",
+            seen(registers=None, unreadable=""),
+            GuardChoice.AUTO,
+            ["bring it to pristine"],
+            id="nobody knows yet",
+        ),
+        pytest.param(
+            "prepare",
             seen(registers=None, unreadable="driver nvme owns them", driver="nvme"),
             GuardChoice.AUTO,
             ["find nothing to do about it: the host's nvme driver has it"],
