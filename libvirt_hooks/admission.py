@@ -5,7 +5,7 @@ A rule is a row, in the order in which a person would want to hear of it. What t
 does with the disk is ``usage``'s to judge; here it is one row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .bdf import Bdf
@@ -48,6 +48,11 @@ class Facts:
         return self.driver is not None and self.driver != NVME and "vfio" not in self.driver
 
     @property
+    def is_idle(self) -> bool:
+        """Is it left to us, for no driver will clean it and no guest has it?"""
+        return self.driver in (None, VFIO_PCI) and self.owner is None
+
+    @property
     def is_root(self) -> bool:
         """Does this host run from it? Then no policy gives it away."""
         return is_root(self.uses)
@@ -79,7 +84,7 @@ RULES = (
         lambda facts: "look for its address with: lspci -D -d ::0108",
     ),
     Rule(
-        lambda facts: facts.class_code != CLASS_NVME,
+        lambda facts: facts.present and facts.class_code != CLASS_NVME,
         lambda facts: f"class {facts.class_code:#08x}, expected {CLASS_NVME:#08x} (NVMe)",
         lambda facts: "look for its address with: lspci -D -d ::0108",
     ),
@@ -139,8 +144,13 @@ def refusal(facts: Facts, what: str = "go to the guest") -> Refused | None:
 
     :param what: what may not be done with it, for the message.
     """
+    return next(refusals(facts, what), None)
+
+
+def refusals(facts: Facts, what: str = "go to the guest") -> Iterator[Refused]:
+    """Yield every reason against it, in the order of RULES; what two rules say is said once."""
+    said = set()
     for rule in RULES:
-        if rule.applies(facts):
-            message = f"{facts.bdf}: may not {what}: {rule.seen(facts)}"
-            return Refused(message, hint=rule.hint(facts))
-    return None
+        if rule.applies(facts) and (seen := rule.seen(facts)) not in said:
+            said.add(seen)
+            yield Refused(f"{facts.bdf}: may not {what}: {seen}", hint=rule.hint(facts))

@@ -104,7 +104,7 @@ def take(work: Work) -> str:
         result, trouble = error.message.removeprefix(f"{work.bdf}: "), error
     no_flr = _set_guard(work, look(work))
     harmless = not lethal or (no_flr and isinstance(trouble, RegistersUnreadable))
-    if trouble and _refuses(work.policy.failed_disable, harmless):
+    if trouble and refuses(work.policy.failed_disable, harmless):
         raise trouble
     if trouble:
         log.warning("%s: not disabled, going on: %s", work.bdf, result, extra=about(work.bdf))
@@ -281,7 +281,8 @@ def _bring(work: Work, goal: Goal, recovering: bool = False) -> str:
     return f"{goal.value}: {outcome}"
 
 
-def _refuses(policy: FailedDisable, harmless: bool) -> bool:
+def refuses(policy: FailedDisable, harmless: bool) -> bool:
+    """Does a controller that could not be disabled refuse the start?"""
     match policy:
         case FailedDisable.REFUSE:
             return True

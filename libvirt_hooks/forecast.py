@@ -54,6 +54,11 @@ class Fate:
     why: str
     """Why it is not safe, or why there is no reset; else empty."""
 
+    def describe(self) -> str:
+        why = f" ({self.why})" if self.why else ""
+        safe = "safe" if self.safe else "not safe"
+        return f"{self.reset or 'nothing'}, {self.state}: {safe}{why}"
+
 
 FLRS = (ResetMethod.FLR, ResetMethod.AF_FLR)
 """To the drive they are the same."""

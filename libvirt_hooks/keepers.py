@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 KEEPERS = "keepers"
 LOCK_TIMEOUT = 5.0
+START_TIMEOUT = 5.0
+"""Seconds that starting one may take (``linux.detached``); a guest then goes on without."""
 POLL = 0.01
 """Seconds between two looks whether a keeper has ended."""
 END_TIMEOUT = 1.0

@@ -7,7 +7,7 @@ only `prepare` and `start` may refuse; non-zero from `reconnect` would kill a ru
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from . import custody, intent, journal, keepers, marks, observe, policy
 from .admission import Facts, refusal
@@ -38,8 +38,8 @@ def on_prepare(host: Host, domain: Domain) -> None:
 
     :raises HookError: why the guest may not start.
     """
-    left = _left_by_dead_hooks(host, domain, domain.uuid)
-    concerned = [each for each in domain.candidates if _concerns_us(host, each, left)]
+    left = left_by_dead_hooks(host, domain, domain.uuid)
+    concerned = list(_concerned(host, domain, left))
     if not concerned:
         return
     if domain.policy_error is not None:
@@ -50,7 +50,7 @@ def on_prepare(host: Host, domain: Domain) -> None:
     facts = survey(operation, domain.uuid, bdfs, domain.policy.expected)
     for each in facts:
         _admit(each, operation.policy.mode)
-    idle = [each.bdf for each in facts if each.driver in (None, VFIO_PCI) and each.owner is None]
+    idle = [each.bdf for each in facts if each.is_idle]
     if operation.policy.mode is Mode.ENFORCE:
         raise_first(operation.each(idle, custody.clean))
     elif operation.policy.mode is Mode.OBSERVE:
@@ -90,7 +90,7 @@ def on_started(host: Host, domain: Domain) -> None:
 def on_stopped(host: Host, domain: Domain) -> None:
     """Clean what the guest had; only with a record, for a failed start brings us here too."""
     deadline = _await_keeper(host, domain)
-    owned, left = _owned(host, domain), _left_by_dead_hooks(host, domain)
+    owned, left = _owned(host, domain), left_by_dead_hooks(host, domain)
     if owned or left:
         operation = _begin(host, domain, [*owned, *left], deadline)
         operation.each([*owned, *left], _only_idle(left, custody.give_back))
@@ -104,7 +104,7 @@ def on_stopped(host: Host, domain: Domain) -> None:
 def on_release(host: Host, domain: Domain) -> None:
     """See that every controller is well where it is now, and forget the guest."""
     deadline = _await_keeper(host, domain)
-    owned, left = _owned(host, domain), _left_by_dead_hooks(host, domain)
+    owned, left = _owned(host, domain), left_by_dead_hooks(host, domain)
     results: Results = {}
     if owned or left:
         operation = _begin(host, domain, [*owned, *left], deadline)
@@ -150,10 +150,15 @@ def _admit(facts: Facts, mode: Mode) -> None:
     refused = refusal(facts)
     if refused is None:
         return
-    if mode is Mode.ENFORCE or facts.is_root:
+    if refuses(mode, facts):
         raise refused
     if mode is Mode.OBSERVE:
         log.warning("observe: would refuse: %s", refused.message, extra=about(facts.bdf))
+
+
+def refuses(mode: Mode, facts: Facts) -> bool:
+    """Does what speaks against a controller refuse the start, and is not only told?"""
+    return mode is Mode.ENFORCE or facts.is_root
 
 
 def _begin(
@@ -200,16 +205,24 @@ def _observe(host: Host, domain: Domain, operation: str) -> None:
             intent.tell(Operation.begin(host, believed, bdfs), operation, bdfs)
 
 
-def _concerns_us(host: Host, controller: Controller, left: Iterable[Bdf]) -> bool:
-    """Only NVMe; but a `<disk type='nvme'>` must be one, and what we know is, whatever is there."""
+def _concerned(host: Host, domain: Domain, left: Iterable[Bdf]) -> Iterator[Controller]:
+    for each in domain.candidates:
+        if concerns_us(host, each, left):
+            yield each
+        elif host.read_attr(each.bdf, "class") is None:
+            what = "no such PCI function: left to libvirt"
+            log.warning("%s: %s", each.bdf, what, extra=about(each.bdf))
+
+
+def concerns_us(host: Host, controller: Controller, left: Iterable[Bdf]) -> bool:
+    """Only NVMe; but a `<disk type='nvme'>` must be one, and what we know is, whatever is there.
+
+    :param left: what hooks have left half done, see ``left_by_dead_hooks``.
+    """
     known = controller.bdf in left or marks.dead(host, controller.bdf) is not None
     if controller.element == "disk" or known:
         return True
-    code = host.read_attr(controller.bdf, "class")
-    if code is None:
-        what = "no such PCI function: left to libvirt"
-        log.warning("%s: %s", controller.bdf, what, extra=about(controller.bdf))
-    return number(code) == CLASS_NVME
+    return number(host.read_attr(controller.bdf, "class")) == CLASS_NVME
 
 
 def _controllers(host: Host, domain: Domain) -> list[Bdf]:
@@ -253,7 +266,7 @@ def _owned(host: Host, domain: Domain) -> list[Bdf]:
     )
 
 
-def _left_by_dead_hooks(host: Host, domain: Domain, ended: str = "") -> list[Bdf]:
+def left_by_dead_hooks(host: Host, domain: Domain, ended: str = "") -> list[Bdf]:
     """Return those of the guest's controllers that a hook has left half done and nobody owns.
 
     :param ended: uuid of a guest that does not run, whatever its record says.

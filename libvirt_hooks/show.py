@@ -17,7 +17,7 @@ from .bdf import Bdf
 from .deadline import Deadline
 from .engine import glimpse
 from .errors import HookError
-from .forecast import Fate, forecast
+from .forecast import forecast
 from .host import Host, Identity
 from .observe import Observation, ids, number
 from .policy import Mode, Policy
@@ -215,9 +215,4 @@ def _forecast(known: Known) -> Iterator[Row]:
     choice, close = known.policy.guard(*named), known.policy.close(*named)
     hook = known.policy.mode is Mode.ENFORCE
     for fate in forecast(known.seen, choice, close, hook):
-        yield fate.moment, _fate(fate)
-
-
-def _fate(fate: Fate) -> str:
-    why = f" ({fate.why})" if fate.why else ""
-    return f"{fate.reset or 'nothing'}, {fate.state}: {'safe' if fate.safe else 'not safe'}{why}"
+        yield fate.moment, fate.describe()

@@ -26,10 +26,12 @@ def survey(
     uuid: str,
     bdfs: Sequence[Bdf],
     expected: Mapping[Bdf, Expected] | None = None,
+    reviving: bool = True,
 ) -> list[Facts]:
     """Gather the facts about each of *bdfs*, for the guest *uuid*.
 
     :param expected: the drives that the guest expects, by address.
+    :param reviving: take the mark off a drive that was given up and has come back.
     :raises SysfsError: the kernel refused a read.
     """
     host = operation.host
@@ -50,7 +52,7 @@ def survey(
                 denied=operation.policy.denied(bdf, *ids(host, bdf)),
                 users=tuple(operation.users.get(bdf, ())),
                 uses=used.get(bdf, ()),
-                dead=_dead(host, bdf),
+                dead=_dead(host, bdf, reviving),
                 stuck=marks.stuck(host, bdf) or _said(bdf, failed.get(bdf), stuck=True),
                 unknown=_said(bdf, failed.get(bdf), stuck=False),
                 mismatch=_mismatch(host, bdf, (expected or {}).get(bdf)),
@@ -106,11 +108,12 @@ def _said(bdf: Bdf, error: HookError | None, stuck: bool) -> str | None:
     return error.message.removeprefix(f"{bdf}: ")
 
 
-def _dead(host: Host, bdf: Bdf) -> str | None:
+def _dead(host: Host, bdf: Bdf, reviving: bool) -> str | None:
     """A drive that its driver can use again has come back, whoever brought it."""
     why = marks.dead(host, bdf)
     if why is not None and host.nvme_state(bdf) == "live":
-        marks.revive(host, bdf)
+        if reviving:
+            marks.revive(host, bdf)
         return None
     return why
 

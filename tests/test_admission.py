@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from libvirt_hooks.admission import RULES, Facts, refusal
+from libvirt_hooks.admission import RULES, Facts, refusal, refusals
 from libvirt_hooks.snapshot import Process
 from libvirt_hooks.usage import Use
 
@@ -136,3 +136,46 @@ def test_the_remedy_is_one_sentence() -> None:
     error = refusal(replace(GOOD, uses=(HOME, SWAP)))
     assert error is not None
     assert error.hint == "umount /home, then swapoff /dev/nvme0n1p3"
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        pytest.param(GOOD, [], id="none"),
+        pytest.param(
+            replace(GOOD, denied="144d:a802", uses=(HOME,), virtual_functions=2),
+            [
+                "denied by /etc/virt-nvme-reset.toml: 144d:a802",
+                "in use by the host: mount@nvme0n1p2:/home",
+                "2 virtual functions are enabled, expected none",
+            ],
+            id="all of them, in order",
+        ),
+        pytest.param(
+            replace(GOOD, uses=(ROOT, HOME)),
+            ["in use by the host: root@nvme0n1p1:/, mount@nvme0n1p2:/home"],
+            id="what two rules say once",
+        ),
+        pytest.param(
+            replace(GOOD, present=False, class_code=0),
+            ["there is no such PCI function"],
+            id="what is not there has no class",
+        ),
+    ],
+)
+def test_every_reason(facts: Facts, expected: list[str]) -> None:
+    said = [each.message.partition("go to the guest: ")[2] for each in refusals(facts)]
+    assert said == expected
+
+
+@pytest.mark.parametrize(
+    ("facts", "idle"),
+    [
+        pytest.param(GOOD, False, id="the host's driver cleans it"),
+        pytest.param(replace(GOOD, driver=None), True, id="without a driver"),
+        pytest.param(replace(GOOD, driver="vfio-pci"), True, id="on vfio-pci"),
+        pytest.param(replace(GOOD, driver="vfio-pci", owner=OTHER), False, id="another guest's"),
+    ],
+)
+def test_what_is_left_to_us_to_clean(facts: Facts, idle: bool) -> None:
+    assert facts.is_idle is idle
