@@ -2,10 +2,14 @@
 """Imports point one way, and what decides imports nothing that acts."""
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from libvirt_hooks.bdf import Bdf
+from libvirt_hooks.simulator.domain_xml import Assigned, domain_xml
 
 PACKAGE = Path(__file__).parent.parent / "libvirt_hooks"
 
@@ -103,6 +107,31 @@ def test_the_simulator_shares_no_table_with_what_it_checks() -> None:
 def test_only_the_command_imports_libvirt() -> None:
     for path in files():
         assert "libvirt" not in set(imports(path)) or path.name == "domains.py", path.name
+
+
+CALL = """
+import runpy, sys
+sys.argv[1:] = ["guest", "prepare", "begin", "-"]
+status = runpy.run_path({gate!r}, run_name="gate")["main"]()
+import libvirt_hooks.keep, libvirt_hooks.linux.keeper
+print(status, *sorted(sys.modules))
+"""
+
+
+def test_no_module_that_the_hook_loads_is_libvirt_s() -> None:
+    """A whole call by the real gate, on this machine; the keeper's modules are beside it."""
+    gate = PACKAGE.parent / "hooks" / "qemu.d" / "50-nvme-reset"
+    nobody = Assigned(Bdf.parse("fffe:1f:1f.7"), disk=True)
+    called = subprocess.run(
+        ["/usr/bin/python3", "-IS", "-c", CALL.format(gate=str(gate))],
+        input=domain_xml("guest", "0d6f8a7e-53a1-4b0e-8e0c-6d1f0d2c9b11", [nobody]),
+        capture_output=True,
+        check=True,
+    )
+    status, *loaded = called.stdout.decode().split()
+    assert status == "1" and b"there is no such PCI function" in called.stderr
+    assert {"libvirt_hooks.lifecycle", "libvirt_hooks.linux.host"} <= set(loaded)
+    assert not [each for each in loaded if "libvirt" in each.split(".") or "command" in each]
 
 
 def test_only_the_entry_points_know_a_real_host() -> None:

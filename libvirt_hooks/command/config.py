@@ -7,7 +7,7 @@ from ..config import describe
 from ..host import Host
 from ..linux import policy_file
 from ..policy import SILENT
-from .domains import read
+from .domains import chosen
 
 
 def run(arguments: Namespace, host: Host) -> int:
@@ -17,8 +17,8 @@ def run(arguments: Namespace, host: Host) -> int:
     """
     found = policy_file.examine()
     guest = SILENT
-    if arguments.xml is not None:
-        domain = read(arguments.xml)
+    domain = chosen(arguments)
+    if domain is not None:
         if domain.policy_error is not None:
             raise domain.policy_error
         guest = domain.policy

@@ -45,6 +45,16 @@ OUTPUT = Argument(
     {"choices": ("text", "json"), "default": "text", "help": "for people, or for programs"},
 )
 
+DOMAIN = Argument(
+    ("domain",), {"metavar": "DOMAIN", "nargs": "?", "help": "a guest's name or uuid"}
+)
+XML = Argument(("--xml",), {"metavar": "FILE", "help": "a guest's definition, instead of DOMAIN"})
+CONNECT = Argument(
+    ("-c", "--connect"),
+    {"metavar": "URI", "default": "qemu:///system", "help": "the libvirt that knows DOMAIN"},
+)
+GUEST = (DOMAIN, XML, CONNECT)
+
 VERBS = (
     Verb("list", "list this machine's NVMe controllers", (OUTPUT,), module="listing"),
     Verb(
@@ -71,9 +81,9 @@ VERBS = (
     Verb(
         "config",
         "print the policy that holds, and where each value is from",
-        (Argument(("--xml",), {"metavar": "FILE", "help": "a domain: what holds for this guest"}),),
-        "Print the policy that holds, and where each value is from: /etc/virt-nvme-reset.toml, the"
-        " metadata of a guest, or the default.",
+        GUEST,
+        "Print the policy that holds, for all guests or for one, and where each value is from:"
+        " /etc/virt-nvme-reset.toml, the metadata of the guest, or the default.",
     ),
     Verb("demo", "play a guest's life on simulated drives; touches nothing"),
 )
