@@ -65,6 +65,14 @@ VERBS = (
         " policy for it, and which resets a guest's life holds for it. Changes nothing.",
     ),
     Verb(
+        "plan",
+        "say what the hook would do in a guest's life, and what would refuse it",
+        (*GUEST, OUTPUT),
+        "Say, operation by operation, what the hook would do with each of a guest's controllers,"
+        " which resets vfio does in between, what would refuse the start, and how long all of it"
+        " may take. Changes nothing. Exit status 1 if something would refuse the start.",
+    ),
+    Verb(
         "reset",
         "disable and reset an idle controller",
         (BDF,),
