@@ -2,24 +2,40 @@
 """The last close of a controller that a keeper holds: disabled first, then vfio's own reset.
 
 The order of the kernel's nvme_disable_and_flr (drivers/pci/quirks.c), at the one moment when it
-cannot race with anybody: QEMU has let go, and the descriptor that is left is ours. Each function
-takes a Work and the QEMU; most return whether the controller is closed.
+cannot race with anybody: QEMU has let go, and the descriptor that is left is ours. The steps of a
+keeper take a Work and the QEMU; most return whether the controller is closed.
 """
 
 import logging
 
+from .attributes import ids
+from .bdf import Bdf
 from .custody import refresh
 from .engine import await_config, disable, look
-from .guard import may_close_by_flr
-from .host import Qemu
+from .errors import BadRecord
+from .guard import may_close_by_flr, wants_keeper
+from .host import Host, Qemu
+from .journal import Undo
 from .ladder import CONFIG_TIMEOUT
 from .methods import RESET_METHOD, restore_methods
 from .observe import Observation
 from .pci import ResetMethod
+from .policy import Policy
 from .telling import about
 from .work import Work
 
 log = logging.getLogger(__name__)
+
+
+def is_wanted(host: Host, policy: Policy, bdf: Bdf) -> bool:
+    """Is the last close of this controller a matter for a keeper, when a guest has it?"""
+    methods = None
+    try:
+        methods = Undo(host, bdf).original(RESET_METHOD)
+    except BadRecord as error:  # of one drive: the others want their keeper
+        log.warning("%s", error.message)
+    methods = methods or host.read_attr(bdf, RESET_METHOD) or ""
+    return wants_keeper(tuple(methods.split()), policy.close(bdf, *ids(host, bdf)))
 
 
 def after_its_guest(work: Work, qemu: Qemu) -> bool:

@@ -33,7 +33,7 @@ def describe(text: str | None, guest: GuestPolicy = SILENT, untrusted: str = "")
 
 
 def _values(policy: Policy, guest: GuestPolicy, named: Mapping[Path, Place]) -> Iterator[Line]:
-    for key, value in vars(policy).items():
+    for key, value in policy._asdict().items():
         if key == "drives":
             continue
         source = _file(named, key) or "default"
@@ -41,7 +41,7 @@ def _values(policy: Policy, guest: GuestPolicy, named: Mapping[Path, Place]) -> 
             source = "domain metadata"
         yield f"{key} = {_toml(value)}", source
     for name, drive in policy.drives.items():
-        for key, value in vars(drive).items():
+        for key, value in drive._asdict().items():
             if value is not None:
                 yield f'drive."{name}".{key} = {_toml(value)}', _file(named, "drive", name, key)
 
@@ -53,7 +53,7 @@ def _expected(guest: GuestPolicy) -> Iterator[Line]:
 
 
 def _words(expected: Expected) -> str:
-    said = vars(expected).items()
+    said = expected._asdict().items()
     return ", ".join(f'{name} = "{value}"' for name, value in said if value is not None)
 
 

@@ -7,8 +7,7 @@ values and errors are those of the kernel's sysfs (Documentation/ABI/testing/sys
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .bdf import Bdf
 from .deadline import Deadline
@@ -19,8 +18,7 @@ Job = Callable[[Bdf], str]
 """Work on one controller. Returns one line on what came of it; raises HookError."""
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """What a drive calls itself: ``serial``, ``model``, and each namespace's ``eui`` or nguid.
 
     As drivers/nvme/host/sysfs.c prints them, without space around.

@@ -9,7 +9,7 @@ Controller (SN: ASCII), Identify Namespace (EUI64, NGUID: zero if there is none)
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .address import quoted
 
@@ -18,8 +18,7 @@ _PREFIX = re.compile(r"(?:nvme-)?eui\.|0x", re.I)
 _EUI = re.compile(r"[0-9a-f]{16}(?:[0-9a-f]{16})?")
 
 
-@dataclass(frozen=True)
-class Expected:
+class Expected(NamedTuple):
     """The drive that a guest expects behind an address; None: any.
 
     Both are compared as people copy them: a serial without regard to case and spaces, an EUI-64

@@ -6,16 +6,13 @@ of it (libvirt src/qemu/qemu_process.c, 9.0: its own in-use check has passed by 
 ``journal/<bdf>`` holds what an attribute said before we first wrote it. At rest both are empty.
 """
 
-import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import store
 from .bdf import Bdf
 from .errors import BadRecord
 from .host import Host
-
-log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT = 5.0
 """Seconds: a record is written in some milliseconds."""
@@ -28,8 +25,7 @@ ON_ITS_WAY = 30.0
 it after `start`, and gives its controllers back between `stopped` and `release`."""
 
 
-@dataclass(frozen=True)
-class Owner:
+class Owner(NamedTuple):
     """A guest and the controllers that it has; *since* when, on the host's monotonic clock."""
 
     uuid: str
@@ -62,7 +58,9 @@ def owners(host: Host) -> list[Owner]:
         try:
             found.append(owner(host, uuid))
         except BadRecord as error:
-            log.warning("%s", error.message)
+            import logging  # only here: `list` would wait for it
+
+            logging.getLogger(__name__).warning("%s", error.message)
     return [each for each in found if each is not None]
 
 

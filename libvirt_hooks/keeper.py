@@ -99,7 +99,7 @@ class Keeper:
                 self._unguarded[bdf] = True
 
     def _is_wanted(self, bdf: Bdf) -> bool:
-        return keepers.is_wanted(self._host, self._policy, bdf)
+        return closing.is_wanted(self._host, self._policy, bdf)
 
     def _let_go(self, bdf: Bdf, step: Step[bool]) -> None:
         if not self._do(bdf, step):

@@ -6,22 +6,14 @@ in good order. It names the process, so one that was killed is no keeper any mor
 keeper: that QEMU has ended it knows before libvirt does.
 """
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import store
 from .bdf import Bdf
 from .deadline import Deadline
 from .errors import BadRecord
-from .guard import wants_keeper
 from .host import Host, Qemu
-from .journal import Undo
-from .methods import RESET_METHOD
-from .observe import ids
-from .policy import Policy
-
-log = logging.getLogger(__name__)
 
 KEEPERS = "keepers"
 LOCK_TIMEOUT = 5.0
@@ -37,8 +29,7 @@ Process = tuple[int, int]
 """Number and start time, as ``Host.runs`` takes them."""
 
 
-@dataclass(frozen=True)
-class Keeper:
+class Keeper(NamedTuple):
     """A process and the controllers that it holds for a guest."""
 
     uuid: str
@@ -52,23 +43,12 @@ class Keeper:
         return f"{self.process[0]} (keeper of guest {self.uuid})"
 
 
-def is_wanted(host: Host, policy: Policy, bdf: Bdf) -> bool:
-    """Does this controller need a keeper, while a guest has it?"""
-    methods = None
-    try:
-        methods = Undo(host, bdf).original(RESET_METHOD)
-    except BadRecord as error:  # of one drive: the others want theirs
-        log.warning("%s", error.message)
-    methods = methods or host.read_attr(bdf, RESET_METHOD) or ""
-    return wants_keeper(tuple(methods.split()), policy.close(bdf, *ids(host, bdf)))
-
-
 def find(host: Host, uuid: str) -> Keeper | None:
     """Return the keeper of a guest, None if none runs."""
     try:
         found = _read(uuid, store.load(host, KEEPERS, uuid))
     except (BadRecord, ValueError) as error:
-        log.warning("%s/%s: %s", KEEPERS, uuid, error)
+        _warn(f"{KEEPERS}/{uuid}: {error}")
         return None
     return found if found is not None and host.runs(*found.process) else None
 
@@ -168,9 +148,15 @@ def _give_up(host: Host, keeper: Keeper, deadline: Deadline, is_late: bool) -> N
     if not is_late:
         return
     what = f"has not let go of its drives after {deadline.elapsed:.1f} s: killed"
-    log.warning("keeper %d of guest %s %s", keeper.process[0], keeper.uuid, what)
+    _warn(f"keeper {keeper.process[0]} of guest {keeper.uuid} {what}")
     host.kill(*keeper.process)
     until = Deadline(host.monotonic, END_TIMEOUT)
     while host.runs(*keeper.process) and not until.expired:
         host.sleep(POLL)
     withdraw(host, keeper.uuid)
+
+
+def _warn(text: str) -> None:
+    import logging  # only here: `list` would wait for it
+
+    logging.getLogger(__name__).warning("%s", text)

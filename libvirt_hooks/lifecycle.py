@@ -9,7 +9,7 @@ only `prepare` and `start` may refuse; non-zero from `reconnect` would kill a ru
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from . import custody, intent, journal, keepers, marks, observe, policy
+from . import closing, custody, intent, journal, keepers, marks, observe, policy
 from .admission import Facts, refusal
 from .bdf import Bdf
 from .custody import Task
@@ -183,7 +183,7 @@ def _await_keeper(host: Host, domain: Domain) -> Deadline | None:
 
 def _keep(host: Host, domain: Domain, policy: Policy, bdfs: Sequence[Bdf]) -> None:
     """Have a keeper for those that need one; that there is none costs the guest nothing."""
-    if any(keepers.is_wanted(host, policy, bdf) for bdf in bdfs):
+    if any(closing.is_wanted(host, policy, bdf) for bdf in bdfs):
         try:
             keepers.start(host, domain.uuid)
         except HookError as error:

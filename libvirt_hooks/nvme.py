@@ -8,10 +8,8 @@ named here: what single drives do otherwise is in ``quirks``.
 
 from enum import Enum, IntEnum
 
+from .attributes import CLASS_NVME as CLASS_NVME
 from .registers import Field, Register, flag
-
-CLASS_NVME = 0x010802
-"""PCI class code of an NVM Express I/O controller (PCI_CLASS_STORAGE_EXPRESS)."""
 
 
 class Shutdown(IntEnum):

@@ -9,6 +9,11 @@ function into D3hot, drivers/vfio/pci/vfio_pci_core.c, vfio_pci_core_register_de
 from dataclasses import dataclass
 
 from . import pci
+from .attributes import NVME as NVME
+from .attributes import VFIO_PCI as VFIO_PCI
+from .attributes import ids as ids
+from .attributes import is_open as is_open
+from .attributes import number as number
 from .bdf import Bdf
 from .errors import RegistersUnreadable
 from .host import Host
@@ -16,9 +21,6 @@ from .nvme import ACQ, AQA, ASQ, CAP, CC, CSTS, VS, ControllerState, controller_
 from .pci import ResetMethod
 from .quirks import Quirk
 from .registers import Register, read
-
-VFIO_PCI = "vfio-pci"
-NVME = "nvme"
 
 
 @dataclass(frozen=True)
@@ -210,18 +212,6 @@ def _absent(host: Host, bdf: Bdf, quirk: Quirk) -> Observation:
     )
 
 
-def is_open(host: Host, bdf: Bdf, driver: str | None) -> bool:
-    """Has somebody the function open through vfio-pci? We ourselves are nobody.
-
-    vfio-pci enables the function at the first open and disables it at the last close
-    (vfio_pci_core_enable, vfio_pci_core_disable, v6.1); measured: 0 idle, 1 open. An unbind takes
-    the link to the driver away before it waits for that (drivers/base/dd.c, driver_sysfs_remove).
-    """
-    if driver not in (None, VFIO_PCI) or host.holds(bdf):
-        return False
-    return number(host.read_attr(bdf, "enable")) > 0
-
-
 def read_power_state(host: Host, bdf: Bdf) -> str:
     """Return D0, D1, D2, D3hot or D3cold.
 
@@ -232,19 +222,6 @@ def read_power_state(host: Host, bdf: Bdf) -> str:
     if state is None or state == "unknown":
         return pci.power_state(host.read_config(bdf, 0, pci.HEADER_LENGTH))
     return state
-
-
-def ids(host: Host, bdf: Bdf) -> tuple[int, int]:
-    """Return vendor and device as enumerated, zeros for a function that is not there.
-
-    :raises SysfsError: the kernel refused a read.
-    """
-    return number(host.read_attr(bdf, "vendor")), number(host.read_attr(bdf, "device"))
-
-
-def number(attribute: str | None) -> int:
-    """Read an attribute's number, decimal or ``0x`` hexadecimal; one that is not there is 0."""
-    return int(attribute or "0", 0)
 
 
 def _why_unreadable(

@@ -3,7 +3,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
@@ -55,7 +55,7 @@ class Operation:
         cls, host: Host, policy: Policy, bdfs: Sequence[Bdf], guests: Guests = NOBODY
     ) -> Self:
         """Begin one that only a person waits for: it has all the time that any may have."""
-        return cls.begin(host, replace(policy, deadline=policy.deadline_cap), bdfs, guests)
+        return cls.begin(host, policy._replace(deadline=policy.deadline_cap), bdfs, guests)
 
     def each(self, bdfs: Sequence[Bdf], task: Task) -> Results:
         """Do *task* on all of them at once, and tell what came of it."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
-from . import admission, journal, keepers, policy, worst
+from . import admission, closing, journal, keepers, policy, worst
 from .admission import Facts
 from .bdf import Bdf
 from .deadline import Deadline
@@ -144,7 +144,7 @@ def _seconds(
 ) -> dict[str, float]:
     if running:  # what a hook has taken is given back in any mode
         drives = {bdf: drive for bdf, drive in drives.items() if bdf in taken}
-        known = replace(known, mode=Mode.ENFORCE)
+        known = known._replace(mode=Mode.ENFORCE)
     return worst.seconds(known, list(drives.values()), running) if drives else {}
 
 
@@ -232,7 +232,7 @@ def _seen(operation: Operation, prospect: Prospect, bdf: Bdf) -> _Look:
         ready_timeout=seen.registers.cap.ready_timeout if readable and seen.registers else None,
         idle=idle,
         to_host=is_back_with_host(seen, prospect),
-        keeper=keepers.is_wanted(host, known, bdf),
+        keeper=closing.is_wanted(host, known, bdf),
     )
     objections = []
     if seen.gone and seen.present and known.mode is Mode.ENFORCE:

@@ -8,9 +8,9 @@ loaded only for guests that have an NVMe controller: a broken file must not stop
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import quirks
 from .bdf import Bdf
@@ -78,8 +78,7 @@ class Close(StrEnum):
     """Only the guard."""
 
 
-@dataclass(frozen=True)
-class Drive:
+class Drive(NamedTuple):
     """One row about drives: what it changes; None leaves the table of ``quirks`` as it is.
 
     The fields but CHOICES are those of ``Quirk``; times are in seconds.
@@ -95,7 +94,7 @@ class Drive:
     @property
     def behaviour(self) -> dict[str, Any]:
         """What it changes of a Quirk."""
-        said = vars(self).items()
+        said = self._asdict().items()
         return {name: value for name, value in said if name not in CHOICES and value is not None}
 
 
@@ -103,23 +102,21 @@ CHOICES = frozenset({"guard", "close"})
 """The fields of a Drive that say what we do, not what the drive does."""
 
 
-@dataclass(frozen=True)
-class GuestPolicy:
+class GuestPolicy(NamedTuple):
     """What a guest's own metadata says; None: nothing, the host's word holds. Times in seconds."""
 
     mode: Mode | None = None
     failed_disable: FailedDisable | None = None
     deadline: float | None = None
     deadline_cap: float | None = None
-    expected: Mapping[Bdf, Expected] = field(default_factory=dict)
+    expected: Mapping[Bdf, Expected] = MappingProxyType({})
 
 
 SILENT = GuestPolicy()
 """A guest that says nothing."""
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(NamedTuple):
     """What holds for one guest. Controllers are named as ``canonical`` spells them."""
 
     mode: Mode = Mode.ENFORCE
@@ -129,7 +126,7 @@ class Policy:
     """Seconds for one operation of libvirt's, on top of what CAP.TO allows the drives."""
     deadline_cap: float = 150.0
     """Seconds that no operation exceeds, whatever CAP.TO says."""
-    drives: Mapping[str, Drive] = field(default_factory=dict)
+    drives: Mapping[str, Drive] = MappingProxyType({})
 
     def denied(self, bdf: Bdf, vendor: int, device: int) -> str | None:
         """Return the entry that keeps this controller from every guest, None if there is none."""
@@ -147,7 +144,7 @@ class Policy:
                 name = row.name or key
         if not changes:
             return row
-        return replace(row, name=name, source=row.source or PATH, **changes)
+        return row._replace(name=name, source=row.source or PATH, **changes)
 
     def guard(self, bdf: Bdf, vendor: int, device: int) -> GuardChoice:
         """Return what is to guard this controller while a guest owns it."""
@@ -192,8 +189,7 @@ def resolve(text: str | None, guest: GuestPolicy = SILENT) -> Policy:
         from .policy_file import parse  # a host without the file needs no parser
 
         policy = parse(text)
-    policy = replace(
-        policy,
+    policy = policy._replace(
         mode=guest.mode or policy.mode,
         failed_disable=guest.failed_disable or policy.failed_disable,
         deadline=guest.deadline or policy.deadline,

@@ -5,11 +5,10 @@ Data only. A drive that is not here is ORDINARY. Ids are those of configuration 
 that share an id share the row. Names are what the log says.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Quirk:
+class Quirk(NamedTuple):
     """One row. Times are in seconds."""
 
     name: str

@@ -191,7 +191,7 @@ def _quirk(quirk: Quirk) -> Iterator[Row]:
 
 
 def _behaviour(quirk: Quirk) -> Iterator[str]:
-    for name, value in vars(quirk).items():
+    for name, value in quirk._asdict().items():
         match value:
             case True:
                 yield name

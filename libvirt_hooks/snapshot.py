@@ -6,13 +6,12 @@ device numbers are text as the attribute ``dev`` prints them (``259:2``), and an
 what is not there. Nothing here is escaped; printable() is for whoever prints it.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .bdf import Bdf
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(NamedTuple):
     """A process, by number and name; prints as ``4211 (qemu)``."""
 
     pid: int
@@ -22,8 +21,7 @@ class Process:
         return f"{self.pid} ({printable(self.comm)})"
 
 
-@dataclass(frozen=True)
-class Backing:
+class Backing(NamedTuple):
     """What a loop device, a swap area or an export stands on."""
 
     path: str
@@ -31,8 +29,7 @@ class Backing:
     """Of the device node that *path* is; empty for a file."""
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """A block device."""
 
     name: str
@@ -52,8 +49,7 @@ class Block:
     """Of a loop device in use."""
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(NamedTuple):
     """One line of a mountinfo (proc(5)), its escapes decoded."""
 
     number: str
@@ -69,8 +65,7 @@ class Mount:
     """Somebody in the mount namespace that it is in; None: that of pid 1."""
 
 
-@dataclass(frozen=True)
-class Export:
+class Export(NamedTuple):
     """An enabled namespace of the kernel's NVMe target, or the passthru of a whole controller."""
 
     subsystem: str
@@ -79,8 +74,7 @@ class Export:
     backing: Backing
 
 
-@dataclass(frozen=True)
-class Handle:
+class Handle(NamedTuple):
     """An open file descriptor of a device node."""
 
     number: str
@@ -90,16 +84,14 @@ class Handle:
     process: Process
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """A character device of a controller: ``nvme0``, ``ng0n1``."""
 
     name: str
     number: str
 
 
-@dataclass(frozen=True)
-class Controller:
+class Controller(NamedTuple):
     """What the host's NVMe driver shows of a PCI function; empty without that driver."""
 
     bdf: Bdf
@@ -108,8 +100,7 @@ class Controller:
     nodes: tuple[Node, ...] = ()
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """What was found on the host at one time."""
 
     controllers: tuple[Controller, ...]

@@ -5,7 +5,6 @@
 reset_method, of a process or of a drive that died is no longer true.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,6 +20,8 @@ def save(host: Host, folder: str, name: str, content: Mapping[str, object]) -> N
 
     :raises BadRecord: it cannot be written.
     """
+    import json  # at rest there is no record
+
     data = json.dumps({BOOT_ID: host.boot_id(), **content})
     host.records.store(folder, name, data.encode() + b"\n")
 
@@ -33,6 +34,8 @@ def load(host: Host, folder: str, name: str) -> dict[str, Any] | None:
     data = host.records.load(folder, name)
     if data is None:
         return None
+    import json  # at rest there is no record
+
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:

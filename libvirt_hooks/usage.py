@@ -8,7 +8,7 @@ block/holder.c (holders), block/bdev.c (bd_may_claim: what O_EXCL is refused for
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import remedies
 from .bdf import Bdf
@@ -32,8 +32,7 @@ _OTHER_DISK = "it is the disk that this host runs from: give the guest another o
 _Reason = tuple[str, str, str]  # kind, object, remedy
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """One reason why a disk may not go to a guest; prints as ``mount@nvme0n1p2:/home``."""
 
     kind: str

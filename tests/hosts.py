@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Snapshots to judge: a host with one NVMe of two partitions, and changes to it."""
 
-from dataclasses import replace
-
 from libvirt_hooks.bdf import Bdf
 from libvirt_hooks.snapshot import (
     Backing,
@@ -58,8 +56,8 @@ def lvm(name: str, number: str, dm_name: str) -> Block:
 
 
 def held(block: Block, *holders: str) -> Block:
-    return replace(block, holders=holders)
+    return block._replace(holders=holders)
 
 
-ZFS = replace(P2, fs_type="zfs_member", fs_label="tank")
+ZFS = P2._replace(fs_type="zfs_member", fs_label="tank")
 LOOP = Block("loop0", "7:0", backing=Backing("/data/x.img"))

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What ``virt-nvme-reset config`` prints, word by word; and that it can be the file itself."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -153,4 +151,4 @@ def test_every_value_of_a_file_has_its_line(
         key: f"/etc/virt-nvme-reset.toml:{line}" for key, line in expected.items()
     }
     drives = {name: row for name, row in resolve(text).drives.items() if row != Drive()}
-    assert resolve("\n".join(described)) == replace(resolve(text), drives=drives)
+    assert resolve("\n".join(described)) == resolve(text)._replace(drives=drives)

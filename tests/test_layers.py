@@ -19,7 +19,7 @@ LAYERS = (
     ("bdf", "errors", "deadline"),
     ("telling", "snapshot", "address"),
     ("host", "identity"),
-    ("registers", "quirks"),
+    ("registers", "quirks", "attributes"),
     ("nvme", "pci", "remedies"),
     ("usage",),
     ("places",),

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """How a disk is freed, in words and commands that a hostile name cannot bend."""
 
-from dataclasses import replace
-
 import pytest
 
 from libvirt_hooks.snapshot import (
@@ -35,7 +33,7 @@ def test_the_group_of_a_volume(dm_name: str, group: str) -> None:
 
 
 HOSTILE = "/mnt/a\nroot@sda1:/\x1b[2J\u202e\x85"
-DISK_OF_IT = replace(DISK, partitions=(HOSTILE,))
+DISK_OF_IT = DISK._replace(partitions=(HOSTILE,))
 
 
 @pytest.mark.parametrize(
@@ -46,14 +44,14 @@ DISK_OF_IT = replace(DISK, partitions=(HOSTILE,))
         pytest.param(host(Handle("259:2", True, HOSTILE, Process(2, HOSTILE))), id="open"),
         pytest.param(host(held(P2, "dm-0"), Block("dm-0", "", dm_name=HOSTILE)), id="dm name"),
         pytest.param(host(held(P2, "dm-0"), lvm("dm-0", "", HOSTILE)), id="volume"),
-        pytest.param(host(replace(ZFS, fs_label=HOSTILE)), id="label"),
-        pytest.param(host(replace(ZFS, fs_type=HOSTILE + "_member")), id="type"),
-        pytest.param(host(replace(LOOP, backing=Backing(HOSTILE, "259:2"))), id="backing file"),
+        pytest.param(host(ZFS._replace(fs_label=HOSTILE)), id="label"),
+        pytest.param(host(ZFS._replace(fs_type=HOSTILE + "_member")), id="type"),
+        pytest.param(host(LOOP._replace(backing=Backing(HOSTILE, "259:2"))), id="backing file"),
         pytest.param(host(Export(HOSTILE, "1", Backing("/dev/x", "259:2"))), id="subsystem"),
         pytest.param(host(Backing(HOSTILE, "259:2")), id="swap"),
         pytest.param(host(held(P2, "md" + HOSTILE)), id="array"),
         pytest.param(host(held(P2, HOSTILE)), id="holder"),
-        pytest.param(host(replace(P2, name=HOSTILE, bcache="cache"), DISK_OF_IT), id="partition"),
+        pytest.param(host(P2._replace(name=HOSTILE, bcache="cache"), DISK_OF_IT), id="partition"),
     ],
 )
 def test_a_name_forges_no_line(snapshot: Snapshot) -> None:

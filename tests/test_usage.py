@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What the host does with a disk, one line a case."""
 
-from dataclasses import replace
-
 import pytest
 
 from libvirt_hooks.bdf import Bdf
@@ -41,7 +39,7 @@ MD = (
     "snapshot",
     [
         pytest.param(host(), id="partitions and a file system that nobody uses"),
-        pytest.param(host(replace(P2, fs_type="LVM2_member")), id="a group that is not active"),
+        pytest.param(host(P2._replace(fs_type="LVM2_member")), id="a group that is not active"),
         pytest.param(host(ZFS), id="a pool that is not imported"),
         pytest.param(host(Mount("0:50", "/s", "zfs", "tank2/s"), ZFS), id="another pool is"),
         pytest.param(host(Mount("259:7", "/x", "ext4", "/dev/nvme1n1")), id="another disk"),
@@ -175,7 +173,7 @@ def test_free(snapshot: Snapshot) -> None:
             id="a swap file",
         ),
         pytest.param(
-            host(replace(LOOP, backing=Backing("/dev/nvme0n1p2", "259:2"))),
+            host(LOOP._replace(backing=Backing("/dev/nvme0n1p2", "259:2"))),
             ["loop@loop0 (/dev/nvme0n1p2)"],
             "losetup -d /dev/loop0",
             id="a loop on a partition",
@@ -223,20 +221,20 @@ def test_free(snapshot: Snapshot) -> None:
             id="nvmet passthru",
         ),
         pytest.param(
-            host(replace(P2, bcache="backing")),
+            host(P2._replace(bcache="backing")),
             ["bcache@nvme0n1p2"],
             "echo 1 > /sys/class/block/nvme0n1p2/bcache/stop",
             id="bcache, backing device",
         ),
         pytest.param(
-            host(replace(P2, bcache="cache")),
+            host(P2._replace(bcache="cache")),
             ["bcache@nvme0n1p2"],
             "echo 1 > /sys/class/block/nvme0n1p2/bcache/set/unregister",
             id="bcache, cache",
         ),
         pytest.param(
             host(
-                replace(P2, bcache="backing", holders=("bcache0",)),
+                P2._replace(bcache="backing", holders=("bcache0",)),
                 Block("bcache0", "252:0"),
                 Mount("252:0", "/b", "ext4"),
             ),
@@ -372,7 +370,7 @@ ALL = ("nvme0n1", "nvme0n1p1", "nvme0n1p2")
             host(ZFS), ALL[:2], ["claimed@nvme0n1p1"], id="a pool, but not that partition"
         ),
         pytest.param(
-            host(replace(DISK, fs_type="ddf_raid_member")),
+            host(DISK._replace(fs_type="ddf_raid_member")),
             ALL[:1],
             ["claimed@nvme0n1 (ddf_raid_member)"],
             id="a member without a label",
@@ -403,7 +401,7 @@ ALL = ("nvme0n1", "nvme0n1p1", "nvme0n1p2")
             host(held(DISK, "dm-9")), ALL[:2], ["holder@dm-9"], id="also if one was not tried"
         ),
         pytest.param(
-            host(replace(P2, bcache="cache")), ALL[:1], ["bcache@nvme0n1p2"], id="by bcache"
+            host(P2._replace(bcache="cache")), ALL[:1], ["bcache@nvme0n1p2"], id="by bcache"
         ),
         pytest.param(
             host(Mount("259:2", "/", "ext4")), ALL[:1], ["root@nvme0n1p2:/"], id="by the root"
@@ -415,7 +413,7 @@ ALL = ("nvme0n1", "nvme0n1p1", "nvme0n1p2")
             id="not explained by a handle: it claims nothing",
         ),
         pytest.param(
-            host(replace(P2, number=""), Backing("/swapfile")),
+            host(P2._replace(number=""), Backing("/swapfile")),
             ALL[:1],
             ["claimed@nvme0n1"],
             id="not explained by a file's lack of a number",
@@ -443,7 +441,7 @@ def test_a_label_alone_makes_no_member(claimed: tuple[str, ...] | None, in_use: 
 
 def test_a_pool_on_luks_is_known_by_its_label() -> None:
     crypt = Block("dm-0", "253:0", dm_name="c", dm_kind="CRYPT")
-    member = replace(crypt, fs_type="zfs_member", fs_label="tank")
+    member = crypt._replace(fs_type="zfs_member", fs_label="tank")
     snapshot = host(held(P2, "dm-0"), member, Mount("0:50", "/", "zfs", "tank/ROOT"))
     assert said(snapshot, ("nvme0n1",)) == ["root@dm-0:/ (c)", "holder@dm-0 (c)"]
 

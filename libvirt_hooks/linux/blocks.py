@@ -9,7 +9,6 @@ drivers/nvme/target/configfs.c; Documentation/admin-guide/bcache.rst; udev's dat
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from ..bdf import Bdf
 from ..snapshot import Backing, Block, Controller, Export, Node
@@ -137,7 +136,7 @@ def _stack_containers(found: dict[str, Block], sys: str) -> None:
         inside = _CONTAINER.match(version)
         if inside and inside[1] in found:
             container = found[inside[1]]
-            found[inside[1]] = replace(container, holders=(*container.holders, name))
+            found[inside[1]] = container._replace(holders=(*container.holders, name))
 
 
 def btrfs(sys: str = SYS) -> tuple[tuple[str, ...], ...]:

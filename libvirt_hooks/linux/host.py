@@ -16,7 +16,7 @@ from ..deadline import Deadline
 from ..errors import HookError
 from ..policy import PATH
 from ..snapshot import Process, Snapshot
-from . import locks, mmio, policy_file, processes, usage, worker, workers
+from . import locks, policy_file, processes, usage, worker
 from .records import RUN, RunRecords
 from .sysfs import BUS, BUSES, DEVICES, Sysfs
 
@@ -85,6 +85,8 @@ class LinuxHost(Sysfs):
         """See Host.registers. Use it in a worker: SIGBUS is what a revoked mapping answers."""
         if device := self._held.get(bdf):
             return nullcontext(device.registers)
+        from . import mmio  # who only looks needs none
+
         return mmio.map_registers(self.path(bdf, "resource0"), bdf)
 
     def write_config(self, bdf: Bdf, offset: int, data: bytes) -> None:
@@ -157,4 +159,6 @@ class LinuxHost(Sysfs):
         self, bdfs: Sequence[Bdf], job: host.Job, deadline: Deadline
     ) -> dict[Bdf, str | HookError]:
         """See Host.each."""
+        from . import workers
+
         return workers.each(bdfs, job, deadline)

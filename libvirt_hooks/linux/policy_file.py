@@ -6,7 +6,6 @@ The hook does as root what is in it, so only root may be able to write it. What 
 """
 
 import errno
-import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -15,8 +14,6 @@ from typing import NamedTuple
 
 from ..errors import BadPolicy, SysfsError
 from ..policy import PATH
-
-log = logging.getLogger(__name__)
 
 LARGEST = 1 << 20
 """Bytes: a list of every controller of a fleet fits in many times; a wrong file may not."""
@@ -40,6 +37,9 @@ def read(path: str = PATH, owner: int = 0) -> str | None:
     """
     found = examine(path, owner)
     if found.untrusted:
+        import logging  # only here: `list` would wait for it
+
+        log = logging.getLogger(__name__)
         log.error("%s: %s: ignored, defaults are used", path, found.untrusted)
     return found.text
 

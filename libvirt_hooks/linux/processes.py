@@ -6,7 +6,6 @@ and device_cdev.c for the nodes, v6.6; libvirt src/qemu/qemu_command.c for `-uui
 """
 
 import os
-import signal
 from collections.abc import Collection, Iterator, Mapping
 
 from ..bdf import Bdf
@@ -144,6 +143,8 @@ def kill(pid: int, started: int, proc: str = PROC) -> None:
     try:
         # The pidfd is of one process, and this says which: the number cannot pass on in between.
         if start_time(pid, proc) == started:
+            import signal
+
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
         pass

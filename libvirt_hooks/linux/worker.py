@@ -8,7 +8,6 @@ stdout *and* stderr, so a worker that never returns from the kernel must not hol
 
 import fcntl
 import gc
-import json
 import os
 import threading
 from collections.abc import Iterable, Sequence
@@ -46,6 +45,8 @@ class _Voice:
         self.turn = turn
 
     def say(self, **words: object) -> None:
+        import json  # who started this worker has loaded it
+
         line = json.dumps({"bdf": str(self.bdf), **words}).encode() + b"\n"
         try:
             with self.turn:  # a line that is longer than PIPE_BUF goes in pieces
