@@ -5,18 +5,28 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from .command import output, parser
 from .errors import HookError
-from .linux.host import LinuxHost
+
+if TYPE_CHECKING:
+    from .host import Host
+
+
+def this_machine() -> "Host":
+    """Return the machine that the verbs are about."""
+    from .linux.host import LinuxHost  # --help needs none
+
+    return LinuxHost()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit status."""
-    arguments = parser.build().parse_args(argv)
+    arguments = parser.parse(sys.argv[1:] if argv is None else argv)
     verb = import_module(f".command.{parser.module(arguments.verb)}", __package__)
     try:
-        status: int = verb.run(arguments, LinuxHost())
+        status: int = verb.run(arguments, this_machine())
         sys.stdout.flush()
         return status
     except HookError as error:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import quirks
 from .bdf import Bdf
 from .errors import BadPolicy
-from .identity import Expected
 from .quirks import Quirk
 
 if TYPE_CHECKING:
     from .host import Host
+    from .identity import Expected
 
 PATH = "/etc/virt-nvme-reset.toml"
 
@@ -109,7 +109,7 @@ class GuestPolicy(NamedTuple):
     failed_disable: FailedDisable | None = None
     deadline: float | None = None
     deadline_cap: float | None = None
-    expected: Mapping[Bdf, Expected] = MappingProxyType({})
+    expected: "Mapping[Bdf, Expected]" = MappingProxyType({})
 
 
 SILENT = GuestPolicy()

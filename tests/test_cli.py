@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The command's verbs on simulated machines, and how they end."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -9,16 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_hooks import __version__, cli, journal, marks, policy, store
+from libvirt_hooks import __version__, cli, journal, policy
 from libvirt_hooks.bdf import Bdf
-from libvirt_hooks.errors import HookError
-from libvirt_hooks.keeper import Keeper
 from libvirt_hooks.linux import host as linux_host
 from libvirt_hooks.linux import policy_file
 from libvirt_hooks.simulator.domain_xml import Assigned, domain_xml
 from libvirt_hooks.simulator.faults import Fault
 from libvirt_hooks.simulator.host import SimHost
-from libvirt_hooks.simulator.models import ORDINARY, SM951
+from libvirt_hooks.simulator.models import SM951
 
 UUID = "0d6f8a7e-53a1-4b0e-8e0c-6d1f0d2c9b11"
 ROOT = Path(__file__).parent.parent
@@ -28,31 +25,8 @@ ROOT = Path(__file__).parent.parent
 def host(monkeypatch: pytest.MonkeyPatch) -> SimHost:
     """What the command takes for this machine."""
     machine = SimHost()
-    monkeypatch.setattr(cli, "LinuxHost", lambda: machine)
+    monkeypatch.setattr(cli, "this_machine", lambda: machine)
     return machine
-
-
-def test_list(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
-    host.add("0000:01:00.0", SM951, driver="vfio-pci")
-    host.add("0000:02:00.0", ORDINARY)
-    host.add("0000:03:00.0", SM951, driver=None)
-    journal.claim(host, UUID, [host.device("0000:01:00.0").bdf])
-    host.keepers.start(UUID, Keeper)
-    content = {
-        "process": [6000, 6000],
-        "qemu": [4211, 4211],
-        "bdfs": ["0000:01:00.0"],
-        "seconds": 0,
-    }
-    store.save(host, "keepers", UUID, content)
-    host.device("0000:03:00.0").reset_methods.clear()
-    assert cli.main(["list"]) == 0
-    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["0000:01:00.0", "144d:a802", "vfio-pci", UUID, "held", "flr,bus", "sm951"],
-        ["0000:02:00.0", "1b36:0010", "nvme", "live", "-", "flr,bus", "-"],
-        ["0000:03:00.0", "144d:a802", "-", "idle", "-", "none", "sm951"],
-    ]
-    assert host.violations == []
 
 
 def test_show(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,29 +117,6 @@ def test_reset_of_a_drive_that_nothing_disables(
     assert captured.err.startswith("virt-nvme-reset: 0000:01:00.0: not pristine after controller")
     assert host.read_attr(Bdf.parse("01:00.0"), "power/control") == "auto"
     assert host.records.all == []
-
-
-def test_list_says_what_is_given_up_and_what_the_file_knows(
-    host: SimHost, capsys: pytest.CaptureFixture[str]
-) -> None:
-    host.policy_text = '[drive."1b36:0010"]\nprefer_bus = true\n'
-    host.add("0000:01:00.0", ORDINARY)
-    marks.mark_dead(host, Bdf.parse("0000:01:00.0"), HookError("x"))
-    assert cli.main(["list"]) == 0
-    assert capsys.readouterr().out.split() == [
-        *("0000:01:00.0", "1b36:0010", "nvme", "given", "up", "-", "flr,bus", "1b36:0010")
-    ]
-
-
-def test_list_works_under_a_policy_that_is_broken(
-    host: SimHost, capsys: pytest.CaptureFixture[str]
-) -> None:
-    host.policy_text = "mode ="
-    host.add("0000:01:00.0", SM951)
-    assert cli.main(["list"]) == 0
-    captured = capsys.readouterr()
-    assert captured.out.startswith("0000:01:00.0")
-    assert captured.err.startswith("virt-nvme-reset: /etc/virt-nvme-reset.toml: line 1, column 7: ")
 
 
 def test_recover_finds_nothing(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,27 +261,6 @@ def test_what_names_no_controller_is_wrong_usage(
         f"virt-nvme-reset: {complaint}",
         "  hint: virt-nvme-reset list shows every controller",
     ]
-
-
-def test_list_for_programs(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
-    host.add("0000:01:00.0", SM951)
-    assert cli.main(["list", "-o", "json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {
-        "version": 1,
-        "controllers": [
-            {
-                "bdf": "0000:01:00.0",
-                "vendor": "144d",
-                "device": "a802",
-                "driver": "nvme",
-                "owner": None,
-                "held": False,
-                "state": "live",
-                "reset_methods": ["flr", "bus"],
-                "quirk": "sm951",
-            }
-        ],
-    }
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,6 +125,33 @@ def machine(root: Path) -> Tree:
     return tree
 
 
+def fleet(root: Path, count: int) -> Tree:
+    """So many controllers: every other one the host's and mounted, the others idle on vfio-pci."""
+    tree = Tree(root)
+    mounts = [ROOT_MOUNT]
+    for at in range(count):
+        bdf, name, driver = Bdf(0, at + 1, 0, 0), f"nvme{at}", "vfio-pci" if at % 2 else "nvme"
+        function = f"devices/pci0000:00/{bdf}"
+        if driver == "nvme":
+            controller = tree.controller(bdf, name, f"241:{at}")
+            for attribute, text in (("state", "live"), ("model", "Disk"), ("serial", f"S{at:09}")):
+                tree.write(f"sys/{controller}/{attribute}", f"{text}\n")
+            tree.block(f"{name}n1", f"259:{2 * at}", controller)
+            tree.partition(f"{name}n1", 1, f"259:{2 * at + 1}")
+            mounts.append(f"{30 + at} 25 259:{2 * at + 1} / /srv/{at} rw - ext4 /dev/{name}n1p1 rw")
+        else:
+            tree.link(f"sys/bus/pci/devices/{bdf}", f"../../../{function}")
+        tree.write(f"sys/bus/pci/drivers/{driver}/module/refcnt")
+        tree.write(f"sys/{function}/class", "0x010802\n")
+        tree.write(f"sys/{function}/vendor", "0x144d\n")
+        tree.write(f"sys/{function}/device", "0xa802\n")
+        tree.write(f"sys/{function}/enable", "0\n")
+        tree.write(f"sys/{function}/reset_method", "flr bus\n")
+        tree.link(f"sys/{function}/driver", f"../../../bus/pci/drivers/{driver}")
+    tree.process(1, "systemd", mountinfo="\n".join(mounts))
+    return tree
+
+
 def multipath(root: Path) -> Tree:
     """Two controllers of one subsystem that share a namespace: nvme3n1 is the disk of both.
 

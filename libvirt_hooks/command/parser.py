@@ -5,10 +5,13 @@ The parser is made of this, and so are the man page and the shells' completions.
 """
 
 import argparse
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from .. import __version__
+from .terminal import size
 
 PROGRAM = "virt-nvme-reset"
 DESCRIPTION = (
@@ -18,16 +21,18 @@ DESCRIPTION = (
 CONTROLLER = "such as 03:00.0, 0000:03:00.0, pci_0000_03_00_0 or nvme0"
 
 
-@dataclass(frozen=True)
-class Argument:
+# Named tuples, here and in what every verb loads: dataclasses take as long to import as Python
+# takes to start, and who asks for --help waits for it.
+
+
+class Argument(NamedTuple):
     """One argument, as argparse's add_argument takes it."""
 
     names: tuple[str, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Verb:
+class Verb(NamedTuple):
     """One verb; its module in this package has the same name, or *module*."""
 
     name: str
@@ -55,12 +60,42 @@ CONNECT = Argument(
 )
 GUEST = (DOMAIN, XML, CONNECT)
 
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 3600:  # nan is in no range
+        raise argparse.ArgumentTypeError(f"{text!r}, expected seconds, 0.1 to 3600")
+    return seconds
+
+
+INTERVAL = Argument(
+    ("-n", "--interval"),
+    {
+        "metavar": "SECONDS",
+        "type": _interval,
+        "default": 2.0,
+        "help": "between two looks: 0.1 to 3600, 2 if not given",
+    },
+)
+DRY_RUN = Argument(
+    ("-n", "--dry-run"), {"action": "store_true", "help": "say what would be done, and do nothing"}
+)
+YES = Argument(("-y", "--yes"), {"action": "store_true", "help": "do not ask"})
+
 VERBS = (
     Verb("list", "list this machine's NVMe controllers", (OUTPUT,), module="listing"),
     Verb(
+        "watch",
+        "list them again and again",
+        (INTERVAL,),
+        "Show what list shows, live, on a terminal. Ctrl-C ends it.",
+    ),
+    Verb(
         "show",
         "show all that is known of one controller",
-        (BDF,),
+        (BDF, OUTPUT),
         "Show one controller: what it is, its registers where nobody else can be using it, the"
         " policy for it, and which resets a guest's life holds for it. Changes nothing.",
     ),
@@ -75,9 +110,9 @@ VERBS = (
     Verb(
         "reset",
         "disable and reset an idle controller",
-        (BDF,),
+        (BDF, YES, DRY_RUN),
         "Disable and reset a controller that nobody uses: on vfio-pci and not open, or without a"
-        " driver.",
+        " driver. Asks before, on a terminal.",
     ),
     Verb(
         "recover",
@@ -89,7 +124,7 @@ VERBS = (
     Verb(
         "config",
         "print the policy that holds, and where each value is from",
-        GUEST,
+        (*GUEST, OUTPUT),
         "Print the policy that holds, for all guests or for one, and where each value is from:"
         " /etc/virt-nvme-reset.toml, the metadata of the guest, or the default.",
     ),
@@ -97,14 +132,28 @@ VERBS = (
 )
 
 
-def build() -> argparse.ArgumentParser:
-    """Return the parser: what it makes of a command line has the ``verb``, and its arguments."""
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=DESCRIPTION)
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read a command line; who makes a mistake in it is told, and the process ends.
+
+    :returns: the ``verb``, and its arguments.
+    """
+    named = [verb for verb in VERBS if verb.name in argv[:1]]
+    return build(named or VERBS).parse_args(argv)  # each verb's parser takes its time to make
+
+
+def build(wanted: Sequence[Verb] = VERBS) -> argparse.ArgumentParser:
+    """Return the parser, of all verbs or of those that are *wanted*."""
+    # By itself argparse asks shutil for the width, and that loads every kind of archive there is.
+    formatter = partial(argparse.HelpFormatter, width=size().columns - 2)
+    parser = argparse.ArgumentParser(PROGRAM, description=DESCRIPTION, formatter_class=formatter)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in VERBS:
+    for verb in wanted:
         one = verbs.add_parser(
-            verb.name, help=verb.help, description=verb.description or f"{_sentence(verb.help)}."
+            verb.name,
+            help=verb.help,
+            description=verb.description or f"{_sentence(verb.help)}.",
+            formatter_class=formatter,
         )
         for argument in verb.arguments:
             one.add_argument(*argument.names, **argument.settings)

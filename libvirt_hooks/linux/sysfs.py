@@ -118,26 +118,27 @@ class Sysfs:
 
     def nvme_state(self, bdf: Bdf) -> str | None:
         """See Host.nvme_state."""
-        return self._nvme_attr(bdf, "state")
+        return self._first(bdf, self._names(bdf, "nvme"), "state")
 
     def identity(self, bdf: Bdf) -> Identity | None:
         """See Host.identity. Namespaces hang below the controller also with nvme multipath."""
-        serial = self._nvme_attr(bdf, "serial")
+        controllers = self._names(bdf, "nvme")
+        serial = self._first(bdf, controllers, "serial")
         if serial is None:
             return None
         euis = {
             value.strip()
-            for controller in self._names(bdf, "nvme")
+            for controller in controllers
             for namespace in self._names(bdf, f"nvme/{controller}")
             if namespace.startswith("nvme")
             for name in ("eui", "nguid", "wwid")
             if (value := self.read_attr(bdf, f"nvme/{controller}/{namespace}/{name}"))
         }
-        model = self._nvme_attr(bdf, "model") or ""
+        model = self._first(bdf, controllers, "model") or ""
         return Identity(serial.strip(), model.strip(), tuple(sorted(euis)))
 
-    def _nvme_attr(self, bdf: Bdf, name: str) -> str | None:
-        found = (self.read_attr(bdf, f"nvme/{each}/{name}") for each in self._names(bdf, "nvme"))
+    def _first(self, bdf: Bdf, controllers: Sequence[str], name: str) -> str | None:
+        found = (self.read_attr(bdf, f"nvme/{each}/{name}") for each in controllers)
         return next((value for value in found if value is not None), None)
 
     def _names(self, bdf: Bdf, folder: str) -> list[str]:
