@@ -182,6 +182,12 @@ class Host(Protocol):
     def has_driver(self, name: str) -> bool:
         """Is a PCI driver of this name loaded?"""
 
+    def iommu_group(self, bdf: Bdf) -> tuple[str, Sequence[Bdf]] | None:
+        """Number of a function's IOMMU group, and the other functions in it; None without one.
+
+        vfio gives a group to one user, all of it.
+        """
+
     def port(self, bdf: Bdf) -> Bdf | None:
         """The bridge above a function; None on a root bus, or if the function is not there."""
 

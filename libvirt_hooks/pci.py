@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The few words of PCI configuration space that matter here, and the names of resets.
 
-Sources: PCI Local Bus Specification 3.0, 6.1 and 6.2; kernel include/uapi/linux/pci_regs.h and
-drivers/pci/pci.c (pci_reset_fn_methods, v5.15 to v7.2).
+Sources: PCI Local Bus Specification 3.0, 6.1, 6.2 and 6.8.2 (MSI-X); PCI Express Base 5.0, 7.5.3.3;
+kernel include/uapi/linux/pci_regs.h and drivers/pci/pci.c (pci_reset_fn_methods, v5.15 to v7.2).
 """
 
 from enum import StrEnum
+from typing import NamedTuple
 
 VENDOR_ID = 0x00
 COMMAND = 0x04
@@ -23,6 +24,17 @@ PM_CTRL = 4
 """Offset of PMCSR in the Power Management capability."""
 POWER_STATE = 3
 """PowerState, its bits 1:0."""
+NO_SOFT_RESET = 1 << 3
+"""No_Soft_Reset of PMCSR: D3hot loses no state, so the kernel has no ``pm`` (pci_pm_reset)."""
+CAP_ID_EXP = 0x10
+EXP_DEVCAP = 4
+"""Offset of Device Capabilities, 32 bits, in the PCI Express capability."""
+EXP_DEVCAP_FLR = 1 << 28
+CAP_ID_MSIX = 0x11
+MSIX_FLAGS = 2
+"""Offset of Message Control in the MSI-X capability."""
+MSIX_FLAGS_QSIZE = 0x7FF
+"""Table Size, less one."""
 
 NOBODY = 0xFFFF
 """A vendor id that nobody has: what configuration space of a function that is gone reads."""
@@ -65,6 +77,30 @@ def find_capability(config: bytes, wanted: int) -> int | None:
             return at
         at = config[at + 1]
     return None
+
+
+class Capabilities(NamedTuple):
+    """What of a function's capabilities matters when it is reset, or goes to a guest."""
+
+    flr: bool
+    """Function Level Reset, by its own word."""
+    no_soft_reset: bool | None
+    """See NO_SOFT_RESET; None: it has no power management."""
+    msix_size: int | None
+    """Entries of the MSI-X table; None: it has none."""
+
+
+def capabilities(config: bytes) -> Capabilities:
+    """Decode the first 256 bytes of configuration space."""
+    wanted = (CAP_ID_PM, CAP_ID_EXP, CAP_ID_MSIX)
+    pm, exp, msix = (find_capability(config, each) for each in wanted)
+    devcap = 0 if exp is None else word(config, exp + EXP_DEVCAP + 2) << 16
+    size = None if msix is None else word(config, msix + MSIX_FLAGS) & MSIX_FLAGS_QSIZE
+    return Capabilities(
+        flr=bool(devcap & EXP_DEVCAP_FLR),
+        no_soft_reset=None if pm is None else bool(word(config, pm + PM_CTRL) & NO_SOFT_RESET),
+        msix_size=None if size is None else size + 1,
+    )
 
 
 def power_state(config: bytes) -> str:

@@ -1,115 +1,33 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What ``virt-nvme-reset show`` prints: all that is known of one controller, and its forecast.
-
-Reads, and wakes nothing. Registers of one that is idle and awake are read under its lock: some
-drives hang when they are looked at too soon after a hook has disabled them (``quirks``).
-"""
+"""What ``virt-nvme-reset show`` prints: all that is known of one controller, and its forecast."""
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
-from functools import partial
 
-from . import admission, journal, marks
-from .admission import Facts
 from .bdf import Bdf
-from .deadline import Deadline
-from .engine import glimpse
-from .errors import HookError
-from .forecast import forecast
-from .host import Host, Identity
-from .observe import Observation, ids, number
-from .policy import Mode, Policy
+from .host import Host
+from .known import Known, find_out
+from .pci import Capabilities
+from .policy import Policy
 from .quirks import Quirk
 from .registers import Register
-from .snapshot import Process, printable
-from .work import locked
+from .snapshot import printable
 
 WIDTH = 80
 LABEL = 14
 """Columns for what a line is about."""
-PATIENCE = 20.0
-"""Seconds that the kernel may take to answer; only a person waits."""
 
 Row = tuple[str, str]
 """What a line is about, and what is known of that."""
 
 
-@dataclass(frozen=True)
-class Known:
-    """One controller, and what everybody knows of it."""
-
-    bdf: Bdf
-    vendor: int
-    device: int
-    driver: str | None
-    identity: Identity | None
-    users: tuple[Process, ...]
-    seen: Observation | None
-    unseen: str
-    """Why it was not looked at; empty if it was."""
-    quirk: Quirk
-    owners: tuple[str, ...]
-    dead: str | None
-    stuck: str | None
-    policy: Policy
-
-
 def show(host: Host, policy: Policy, bdf: Bdf) -> str:
     """Return the lines about one controller, each of WIDTH columns at most.
 
-    :raises Refused: there is none at *bdf*, and nothing is remembered of one.
-    :raises HookError: the kernel did not let us look.
+    :raises HookError: see ``find_out``.
     """
-    code = host.read_attr(bdf, "class")
-    if code is not None or not _is_remembered(host, bdf):
-        facts = Facts(bdf, code is not None, number(code), driver=None, open=False)
-        refused = admission.refusal(facts, "be shown")
-        if refused is not None:
-            raise refused
-    # By a worker, as everything that may block in the kernel, or kill who looks.
-    job = partial(_told, host, policy)
-    result = host.each([bdf], job, Deadline(host.monotonic, PATIENCE))[bdf]
-    if isinstance(result, HookError):
-        raise result
-    return result
-
-
-def _is_remembered(host: Host, bdf: Bdf) -> bool:
-    given_up = marks.dead(host, bdf) is not None
-    return given_up or bdf in journal.journaled(host) or bool(journal.owners_of(host, bdf))
-
-
-def _told(host: Host, policy: Policy, bdf: Bdf) -> str:
-    return "\n".join(lines(_find_out(host, policy, bdf)))
-
-
-def _find_out(host: Host, policy: Policy, bdf: Bdf) -> Known:
-    seen, unseen = None, ""
-    try:
-        with locked(host, bdf, policy, Deadline(host.monotonic, PATIENCE), ()) as work:
-            seen = glimpse(work)
-    except HookError as error:
-        # All else is worth telling. Of one that another hook has, configuration space is not read
-        # either: the kernel would have us wait for a reset's end.
-        unseen = error.in_full.removeprefix(f"{bdf}: ")
-    vendor, device = ids(host, bdf)
-    return Known(
-        bdf=bdf,
-        vendor=vendor,
-        device=device,
-        driver=host.driver(bdf),
-        identity=host.identity(bdf),
-        users=tuple(host.vfio_users([bdf])[bdf]),
-        seen=seen,
-        unseen=unseen,
-        quirk=policy.quirk(bdf, vendor, device),
-        owners=tuple(each.uuid for each in journal.owners_of(host, bdf)),
-        dead=marks.dead(host, bdf),
-        stuck=marks.stuck(host, bdf),
-        policy=policy,
-    )
+    return find_out(host, policy, bdf, lambda known: "\n".join(lines(known)))
 
 
 def lines(known: Known) -> Iterator[str]:
@@ -130,7 +48,7 @@ def _rows(known: Known) -> Iterator[Row]:
     if known.seen is None:
         yield "hardware", f"not looked at: {known.unseen}"
     else:
-        yield from _hardware(known.seen)
+        yield from _hardware(known)
     yield from _quirk(known.quirk)
     yield "owner", ", ".join(f"the guest with uuid {uuid}" for uuid in known.owners) or "no guest"
     marked = {"dead": known.dead, "stuck": known.stuck}
@@ -149,7 +67,9 @@ def _driver(known: Known) -> str:
     return ", ".join(said)
 
 
-def _hardware(seen: Observation) -> Iterator[Row]:
+def _hardware(known: Known) -> Iterator[Row]:
+    seen = known.seen
+    assert seen is not None, "asked before"
     yield "power", seen.power_state
     methods = " ".join(seen.reset_methods or ()) or "none"
     if seen.offered != (seen.reset_methods or ()):
@@ -161,6 +81,10 @@ def _hardware(seen: Observation) -> Iterator[Row]:
     root = "none: it is on a root bus" if seen.present else "not known"
     yield "port", str(seen.port or root)
     yield "slot", seen.slot or "none whose power can be switched"
+    if seen.present:
+        yield "IOMMU group", _group(known)
+    if known.capabilities is not None:
+        yield "capabilities", ", ".join(_capabilities(known.capabilities)) or "none that matter"
     if seen.gone:
         yield "state", f"gone: {seen.evidence}"
     elif seen.registers is None or seen.state is None:
@@ -169,6 +93,22 @@ def _hardware(seen: Observation) -> Iterator[Row]:
         yield "state", "disabled, pristine" if seen.pristine else seen.state.value
         for register in vars(seen.registers).values():
             yield type(register).__name__, _decoded(register)
+
+
+def _group(known: Known) -> str:
+    if known.group is None:
+        return "none: no IOMMU, or it is off"
+    name, others = known.group
+    return f"{name}, with {', '.join(map(str, others))}" if others else f"{name}, alone"
+
+
+def _capabilities(has: Capabilities) -> Iterator[str]:
+    if has.flr:
+        yield "FLR"
+    if has.no_soft_reset is not None:
+        yield f"PM NoSoftRst={has.no_soft_reset:d}"
+    if has.msix_size is not None:
+        yield f"MSI-X size={has.msix_size}"
 
 
 def _decoded(register: Register) -> str:
@@ -200,19 +140,13 @@ def _behaviour(quirk: Quirk) -> Iterator[str]:
 
 
 def _policy(known: Known) -> str:
-    named = (known.bdf, known.vendor, known.device)
-    close = known.policy.close(*named) or "left to vfio"
-    denied = known.policy.denied(*named)
-    said = f"{known.policy.mode}, guard {known.policy.guard(*named)}, close {close}"
-    return f"{said}, denied by {denied}" if denied else said
+    close = known.close or "left to vfio"
+    said = f"{known.policy.mode}, guard {known.guard}, close {close}"
+    return f"{said}, denied by {known.denied}" if known.denied else said
 
 
 def _forecast(known: Known) -> Iterator[Row]:
-    if known.seen is None or known.seen.gone:
+    if not known.fates:
         yield "forecast", "none: nobody can tell"
-        return
-    named = (known.bdf, known.vendor, known.device)
-    choice, close = known.policy.guard(*named), known.policy.close(*named)
-    hook = known.policy.mode is Mode.ENFORCE
-    for fate in forecast(known.seen, choice, close, hook):
+    for fate in known.fates:
         yield fate.moment, fate.describe()

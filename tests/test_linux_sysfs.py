@@ -228,6 +228,22 @@ def test_nvme_state_that_cannot_be_listed_is_an_error(machine: Sysfs, fs: FakeFi
         machine.nvme_state(NVME)
 
 
+def test_iommu_group(machine: Sysfs, fs: FakeFilesystem) -> None:
+    assert machine.iommu_group(NVME) is None
+    fs.create_symlink(f"{REAL}/iommu_group", "../../../../kernel/iommu_groups/17")
+    for name in ("0000:03:00.1", "0000:03:00.0", "0000:00:1c.0"):
+        fs.create_file(f"/sys/kernel/iommu_groups/17/devices/{name}")
+    bridge, second = Bdf(0, 0, 0x1C, 0), Bdf(0, 3, 0, 1)
+    assert machine.iommu_group(NVME) == ("17", [bridge, second])
+    assert machine.iommu_group(ABSENT) is None
+
+
+def test_an_iommu_group_that_is_no_link_is_an_error(machine: Sysfs, fs: FakeFilesystem) -> None:
+    fs.create_file(f"{REAL}/iommu_group")
+    with pytest.raises(SysfsError, match="reading iommu_group: Invalid argument"):
+        machine.iommu_group(NVME)
+
+
 def test_config_is_read_where_asked(machine: Sysfs) -> None:
     assert machine.read_config(NVME, 0, 2) == b"\x4d\x14"
     assert machine.read_config(NVME, 4, 2) == b"\x06\x04"

@@ -42,3 +42,30 @@ def test_power_state(pmcsr: int, state: str) -> None:
 
 def test_a_function_without_power_management_is_awake() -> None:
     assert pci.power_state(config(chain={})) == "D0"
+
+
+@pytest.mark.parametrize(
+    ("chain", "words", "found"),
+    [
+        pytest.param(
+            {0x40: (0x01, 0x50), 0x50: (0x10, 0x80), 0x80: (0x11, 0)},
+            {0x44: 0x0008, 0x54: 0x8FC0, 0x56: 0x1000, 0x82: 0x800F},
+            pci.Capabilities(flr=True, no_soft_reset=True, msix_size=16),
+            id="all of them",
+        ),
+        pytest.param(
+            {0x40: (0x01, 0x50), 0x50: (0x10, 0x80), 0x80: (0x11, 0)},
+            {0x44: 0x0103, 0x54: 0xFFFF, 0x56: 0xEFFF, 0x82: 0x07FF},
+            pci.Capabilities(flr=False, no_soft_reset=False, msix_size=2048),
+            id="their other bits",
+        ),
+        pytest.param({}, {}, pci.Capabilities(False, None, None), id="none"),
+    ],
+)
+def test_capabilities(
+    chain: dict[int, tuple[int, int]], words: dict[int, int], found: pci.Capabilities
+) -> None:
+    space = bytearray(config(chain=chain))
+    for at, word in words.items():
+        space[at : at + 2] = word.to_bytes(2, "little")
+    assert pci.capabilities(bytes(space)) == found

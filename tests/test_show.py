@@ -52,6 +52,8 @@ def test_of_the_host_s() -> None:
   neighbours    none on its bus
   port          0000:00:01.0
   slot          none whose power can be switched
+  IOMMU group   1, alone
+  capabilities  FLR, PM NoSoftRst=1, MSI-X size=16
   registers     not read: driver nvme owns them
   quirk         sm951: dead after an FLR while enabled, until the host reboots
   source        linux-pci, 29 April to 1 July 2021, 'pci: add NVMe FLR quirk to
@@ -81,6 +83,8 @@ def test_of_a_guest_s() -> None:
   neighbours    0000:01:00.1
   port          0000:00:01.0
   slot          3
+  IOMMU group   1, alone
+  capabilities  FLR, PM NoSoftRst=1, MSI-X size=16
   registers     not read: vfio has it open
   quirk         sm951: dead after an FLR while enabled, until the host reboots
   source        linux-pci, 29 April to 1 July 2021, 'pci: add NVMe FLR quirk to
@@ -112,6 +116,8 @@ def test_of_one_that_is_awake() -> None:
   neighbours    none on its bus
   port          0000:00:01.0
   slot          none whose power can be switched
+  IOMMU group   1, alone
+  capabilities  FLR, PM NoSoftRst=1, MSI-X size=16
   state         shut down
   CAP           0x004000200f013fff MQES=16383 TO=15 DSTRD=0 NSSRS=0 CSS=1
                 MPSMIN=0 MPSMAX=4
@@ -150,6 +156,7 @@ def test_of_one_that_is_gone() -> None:
   neighbours    none on its bus
   port          none: it is on a root bus
   slot          none whose power can be switched
+  IOMMU group   0, alone
   state         gone: configuration space reads 0xffff
   quirk         none known
   owner         no guest
@@ -224,6 +231,34 @@ def test_why_registers_are_not_read(awake: bool, state: str) -> None:
     assert row(text, "registers") == state
     assert row(text, "behaviour") == "settle_after_reset 0.25 s"
     assert row(text, "close") == "device_specific, as the guest leaves it: safe"
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        pytest.param(None, "none: no IOMMU, or it is off", id="none"),
+        pytest.param(("7", ()), "7, alone", id="alone"),
+        pytest.param(
+            ("7", (BDF._replace(function=1), BDF._replace(function=2))),
+            "7, with 0000:01:00.1, 0000:01:00.2",
+            id="with others",
+        ),
+    ],
+)
+def test_iommu_group(
+    monkeypatch: pytest.MonkeyPatch, group: tuple[str, tuple[Bdf, ...]] | None, said: str
+) -> None:
+    host = SimHost()
+    host.add(BDF, ORDINARY, driver=None)
+    monkeypatch.setattr(host, "iommu_group", lambda bdf: group)
+    assert row(shown(host), "IOMMU group") == said
+
+
+def test_a_function_without_a_capability_that_matters() -> None:
+    host = SimHost()
+    host.add(BDF, ORDINARY, driver=None)
+    host.function(BDF).config[0x06] = 0
+    assert row(shown(host), "capabilities") == "none that matter"
 
 
 def test_pristine_is_said() -> None:

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`virt-nvme-reset show`: all that is known of one controller."""
 
+import json
 from argparse import Namespace
 
-from .. import show
+from ..document import document
 from ..host import Host
+from ..known import find_out
+from ..show import lines
 from .names import find
+from .output import emit
 from .policies import lenient
 
 
@@ -14,5 +18,14 @@ def run(arguments: Namespace, host: Host) -> int:
 
     :raises HookError: there is no such controller, or the kernel did not let us look.
     """
-    print(show.show(host, lenient(host), find(host, arguments.bdf)))
+    bdf = find(host, arguments.bdf)
+    # Worded where it is found out, in a worker, from which only text comes back.
+    both = find_out(
+        host,
+        lenient(host),
+        bdf,
+        lambda known: json.dumps([document(known), list(lines(known))]),
+    )
+    found, worded = json.loads(both)
+    emit(arguments, {"controller": found}, worded)
     return 0

@@ -86,6 +86,17 @@ class Sysfs:
         """See Host.has_driver."""
         return os.path.isdir(f"{self._bus}/drivers/{name}")
 
+    def iommu_group(self, bdf: Bdf) -> tuple[str, Sequence[Bdf]] | None:
+        """See Host.iommu_group."""
+        try:
+            number = os.path.basename(os.readlink(self.path(bdf, "iommu_group")))
+        except FileNotFoundError:  # no IOMMU, or it is off
+            return None
+        except OSError as error:
+            raise _refused(bdf, "reading iommu_group", error) from error
+        found = map(_parse, self._names(bdf, "iommu_group/devices"))
+        return number, sorted(each for each in found if each is not None and each != bdf)
+
     def port(self, bdf: Bdf) -> Bdf | None:
         """See Host.port."""
         above = os.path.dirname(os.path.realpath(self.path(bdf, "")))

@@ -130,6 +130,11 @@ class SimKernel(Host):
         self._workers.enter()
         return name in self.drivers
 
+    def iommu_group(self, bdf: Bdf) -> tuple[str, Sequence[Bdf]] | None:
+        """See Host. Every function has one for itself, as with ACS everywhere."""
+        self._workers.enter()
+        return (str(self.functions().index(bdf)), ()) if bdf in self.machine.devices else None
+
     def port(self, bdf: Bdf) -> Bdf | None:
         """See Host."""
         self._workers.enter()
