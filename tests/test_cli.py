@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The command's verbs on simulated machines, and how they end."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -174,6 +175,16 @@ def test_config(file: None, capsys: pytest.CaptureFixture[str]) -> None:
         "deadline = 30                     # /etc/virt-nvme-reset.toml:2\n"
         "deadline_cap = 150                # default\n"
     )
+
+
+def test_config_for_programs(file: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "-o", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(document) == ["version", "file", "ignored", "policy", "expected"]
+    assert document["policy"]["deadline"] == {
+        "value": 30.0,
+        "source": "/etc/virt-nvme-reset.toml:2",
+    }
 
 
 def test_config_says_what_it_does_not_trust(

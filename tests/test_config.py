@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What ``virt-nvme-reset config`` prints, word by word; and that it can be the file itself."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from libvirt_hooks.bdf import Bdf
-from libvirt_hooks.config import describe
+from libvirt_hooks.config import describe, document
 from libvirt_hooks.errors import BadPolicy
 from libvirt_hooks.identity import Expected
 from libvirt_hooks.policy import (
@@ -95,6 +97,45 @@ deadline_cap = 60.5                                   # domain metadata
 # 0000:03:00.0: serial = "S2GLNX0HB00000", eui = "0025385b71b00c11"  # domain metadata
 # 0000:04:00.0: serial = "a"\\"                        # domain metadata"""
     )
+
+
+def test_a_guest_over_a_file_for_programs() -> None:
+    def at(line: int) -> str:
+        return f"/etc/virt-nvme-reset.toml:{line}"
+
+    assert json.loads(json.dumps(document(FILE, GUEST))) == {
+        "file": "/etc/virt-nvme-reset.toml",
+        "ignored": None,
+        "policy": {
+            "mode": {"value": "enforce", "source": "domain metadata"},
+            "deny": {"value": ["144d:a804", "0000:04:00.0"], "source": at(3)},
+            "failed_disable": {"value": "go-on", "source": "domain metadata"},
+            "deadline": {"value": 30.0, "source": at(7)},
+            "deadline_cap": {"value": 60.5, "source": "domain metadata"},
+            "drive": {
+                "144d:a802": {
+                    "guard": {"value": "keep", "source": at(10)},
+                    "close": {"value": "guard", "source": at(11)},
+                    "settle_after_reset": {"value": 0.5, "source": at(12)},
+                },
+                "0000:03:00.0": {
+                    "flr_lethal_while_enabled": {"value": True, "source": at(15)},
+                    "ready_check_delay": {"value": 2.0, "source": at(15)},
+                },
+            },
+        },
+        "expected": {
+            "0000:03:00.0": {"serial": "S2GLNX0HB00000", "eui": "0025385b71b00c11"},
+            "0000:04:00.0": {"serial": 'a"\\', "eui": None},
+        },
+    }
+
+
+def test_no_file_for_programs() -> None:
+    found = document(None, untrusted="owner is uid 1000 (expected 0)")
+    assert found["ignored"] == "owner is uid 1000 (expected 0)"
+    assert found["policy"]["drive"] == {}
+    assert found["policy"]["deadline"] == {"value": 20.0, "source": "default"}
 
 
 def test_a_long_list_does_not_push_all_sources_away() -> None:

@@ -3,11 +3,12 @@
 
 from argparse import Namespace
 
-from ..config import describe
+from ..config import describe, document
 from ..host import Host
 from ..linux import policy_file
 from ..policy import SILENT
 from .domains import chosen
+from .output import emit
 
 
 def run(arguments: Namespace, host: Host) -> int:
@@ -22,6 +23,6 @@ def run(arguments: Namespace, host: Host) -> int:
         if domain.policy_error is not None:
             raise domain.policy_error
         guest = domain.policy
-    for line in describe(found.text, guest, found.untrusted):
-        print(line)
+    said = (found.text, guest, found.untrusted)
+    emit(arguments, document(*said), describe(*said))
     return 0
