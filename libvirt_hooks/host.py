@@ -17,6 +17,10 @@ from .snapshot import Process, Snapshot
 Job = Callable[[Bdf], str]
 """Work on one controller. Returns one line on what came of it; raises HookError."""
 
+Telling = Callable[[Bdf, str, float, float], None]
+"""Told of a job that is under way: the controller, the words of ``doing``, how many seconds that
+has taken, and in how many the job is left behind at the latest. Must not raise."""
+
 
 class Identity(NamedTuple):
     """What a drive calls itself: ``serial``, ``model``, and each namespace's ``eui`` or nguid.
@@ -111,6 +115,9 @@ class Host(Protocol):
 
         Every write to an attribute tells itself.
         """
+
+    def watched(self, tell: Telling) -> AbstractContextManager[None]:
+        """Have *tell* called while jobs of ``each`` work, as long as the context lasts."""
 
     def extend(self, seconds: float) -> None:
         """Tell who watches this job that it ends within *seconds* from now, and not sooner."""

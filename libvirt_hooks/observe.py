@@ -22,6 +22,8 @@ from .pci import ResetMethod
 from .quirks import Quirk
 from .registers import Register, read
 
+DECODE_OFF = "memory decode is off"
+
 
 @dataclass(frozen=True)
 class RegisterValues:
@@ -235,7 +237,7 @@ def _why_unreadable(
         return f"asleep in {power_state}"
     command = pci.word(host.read_config(bdf, pci.COMMAND, 2))
     if not command & pci.COMMAND_MEMORY:
-        return f"memory decode is off: COMMAND={command:#06x}"
+        return f"{DECODE_OFF}: COMMAND={command:#06x}"
     return ""
 
 

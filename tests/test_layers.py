@@ -38,7 +38,7 @@ LAYERS = (
     ("operation",),
     ("closing",),
     ("keeper",),
-    ("intent", "known", "outlook", "worst"),
+    ("intent", "known", "rehearsal", "outlook", "worst"),
     ("show", "document"),
     ("survey",),
     ("lifecycle", "recovery"),

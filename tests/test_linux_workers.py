@@ -429,3 +429,33 @@ def test_a_time_that_one_asks_for_is_its_companions_too() -> None:
     outcomes = each(MANY, job, 0.1)
     assert outcomes[MANY[workers.MOST]] == "fine"
     assert isinstance(outcomes[MANY[1]], Stuck)
+
+
+def test_who_watches_is_told_what_each_job_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "TELLING", 0.02)
+    heard: list[tuple[Bdf, str, float, float]] = []
+
+    def job(bdf: Bdf) -> str:
+        doing("first")
+        time.sleep(0.1)
+        doing("second")
+        extend(60.0)
+        time.sleep(0.1)
+        return "done"
+
+    deadline = Deadline(time.monotonic, 5.0)
+
+    def tell(bdf: Bdf, doing: str, elapsed: float, left: float) -> None:
+        heard.append((bdf, doing, elapsed, left))
+
+    assert workers.each([A, B], job, deadline, tell) == {A: "done", B: "done"}
+    for bdf in (A, B):
+        told = [words for words in heard if words[0] == bdf]
+        assert list(dict.fromkeys(what for _, what, _, _ in told)) in (
+            ["starting", "first", "second"],
+            ["first", "second"],
+        )
+        first = [words for words in told if words[1] == "first"]
+        assert len(first) > 2  # also where there is nothing new
+        assert first[-1][2] > 0.04
+        assert 4.0 < first[-1][3] < 5.3 < told[-1][3] < 60.4

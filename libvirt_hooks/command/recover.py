@@ -8,6 +8,7 @@ from ..errors import HookError
 from ..host import Host
 from .names import find
 from .output import complain
+from .waiting import each_told, told
 
 
 def run(arguments: Namespace, host: Host) -> int:
@@ -17,16 +18,19 @@ def run(arguments: Namespace, host: Host) -> int:
     """
     known = policy.load(host)
     if arguments.bdf is not None:
-        print(recovery.recover_one(host, known, find(host, arguments.bdf)))
+        bdf = find(host, arguments.bdf)
+        with told(host):
+            result = recovery.recover_one(host, known, bdf)
+        print(result)
         return 0
     status, idle = 0, True
-    for told in recovery.recover_all(host, known):
+    for said in each_told(host, recovery.recover_all(host, known)):
         idle = False
-        if isinstance(told, HookError):
-            complain(told)
-            status = told.exit_status
+        if isinstance(said, HookError):
+            complain(said)
+            status = said.exit_status
         else:
-            print(told)
+            print(said)
     if idle:
         print("nothing is left over")
     return status

@@ -3,6 +3,7 @@
 
 import os
 import sys
+from typing import TextIO
 
 
 def width() -> int | None:
@@ -10,13 +11,13 @@ def width() -> int | None:
     return size().columns if sys.stdout.isatty() else None
 
 
-def size() -> os.terminal_size:
-    """Return columns and lines of the terminal, 80 and 24 where stdout is none.
+def size(out: TextIO | None = None) -> os.terminal_size:
+    """Return columns and lines of the terminal that *out* is, or stdout; 80 and 24 if it is none.
 
     As shutil.get_terminal_size, but shutil loads every kind of archive there is.
     """
     try:
-        found = os.get_terminal_size(sys.stdout.fileno())
+        found = os.get_terminal_size((out or sys.stdout).fileno())
     except (ValueError, OSError):  # closed, or no terminal
         found = os.terminal_size((80, 24))
     wanted = os.environ.get("COLUMNS", "")

@@ -47,6 +47,7 @@ class LinuxHost(Sysfs):
         self._run = run
         self._records = RunRecords(run)
         self._boot_id = ""
+        self._tell: host.Telling | None = None
         self._held: dict[Bdf, Device] = {}
 
     @property
@@ -65,6 +66,15 @@ class LinuxHost(Sysfs):
     def doing(self, what: str) -> None:
         """See Host.doing. Outside a worker nobody watches."""
         worker.doing(what)
+
+    @contextmanager
+    def watched(self, tell: host.Telling) -> Iterator[None]:
+        """See Host.watched."""
+        self._tell = tell
+        try:
+            yield
+        finally:
+            self._tell = None
 
     def extend(self, seconds: float) -> None:
         """See Host.extend. Outside a worker nobody watches."""
@@ -161,4 +171,4 @@ class LinuxHost(Sysfs):
         """See Host.each."""
         from . import workers
 
-        return workers.each(bdfs, job, deadline)
+        return workers.each(bdfs, job, deadline, self._tell)

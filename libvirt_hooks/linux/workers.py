@@ -17,7 +17,7 @@ from contextlib import suppress
 from ..bdf import Bdf
 from ..deadline import Deadline
 from ..errors import DeviceBusy, HookError, Stuck
-from ..host import Job
+from ..host import Job, Telling
 from .processes import start_time
 from .worker import work
 
@@ -27,6 +27,9 @@ GRACE = 0.05
 """Seconds that a killed or finished worker may take to be gone; then it is left to init."""
 
 
+TELLING = 1.0
+"""Seconds between two times that whoever watches is told the same."""
+
 MOST = 8
 """Workers at a time. Each has to copy 3 MiB of the interpreter's pages before it gets anywhere
 (measured: 900 faults, 5 ms), so 64 controllers would keep two cores busy for longer than a reset
@@ -35,19 +38,24 @@ takes. Beyond this number they share workers, a thread each."""
 Outcomes = dict[Bdf, str | HookError]
 
 
-def each(bdfs: Sequence[Bdf], job: Job, deadline: Deadline) -> Outcomes:
+def each(
+    bdfs: Sequence[Bdf], job: Job, deadline: Deadline, tell: Telling | None = None
+) -> Outcomes:
     """See host.Host.each. One controller gets a worker too: what kills it must not kill us."""
     wanted = list(dict.fromkeys(bdfs))
-    outcomes = _together([wanted[at::MOST] for at in range(min(MOST, len(wanted)))], job, deadline)
+    groups = [wanted[at::MOST] for at in range(min(MOST, len(wanted)))]
+    outcomes = _together(groups, job, deadline, tell)
     # Who shared a worker with the one that killed it has not deserved it. What was half done is
     # in the journal.
     bystanders = [bdf for bdf in wanted if bdf not in outcomes]
     for at in range(0, len(bystanders), MOST):
-        outcomes |= _together([[bdf] for bdf in bystanders[at : at + MOST]], job, deadline)
+        outcomes |= _together([[bdf] for bdf in bystanders[at : at + MOST]], job, deadline, tell)
     return {bdf: outcomes[bdf] for bdf in wanted}
 
 
-def _together(groups: Sequence[Sequence[Bdf]], job: Job, deadline: Deadline) -> Outcomes:
+def _together(
+    groups: Sequence[Sequence[Bdf]], job: Job, deadline: Deadline, tell: Telling | None
+) -> Outcomes:
     """Run a worker for each group. Left out: what shared one with another that killed it."""
     workers: list[_Worker] = []
     outcomes: Outcomes = {}
@@ -58,7 +66,7 @@ def _together(groups: Sequence[Sequence[Bdf]], job: Job, deadline: Deadline) -> 
             except OSError as error:
                 why = f"starting a worker: {error.strerror}"
                 outcomes |= {bdf: HookError(f"{bdf}: {why}") for bdf in group}
-        _listen(workers)
+        _listen(workers, tell)
     finally:
         for worker in workers:
             worker.kill()
@@ -137,6 +145,11 @@ class _Worker:
             return DeviceBusy(f"{bdf}: {text}", "a driver claimed the BAR meanwhile")
         return HookError(f"{bdf}: {text}")
 
+    def tell(self, tell: Telling) -> None:
+        for bdf in self._unheard:
+            doing, began = self._doing[bdf]
+            tell(bdf, doing, time.time() - began, self.deadline - time.monotonic())
+
     def overstay(self) -> None:
         started = start_time(self.pid) or 0
         for bdf in self._unheard:
@@ -193,13 +206,17 @@ def _family(cls: type[HookError]) -> Iterator[type[HookError]]:
         yield from _family(child)
 
 
-def _listen(workers: Sequence[_Worker]) -> None:
+def _listen(workers: Sequence[_Worker], tell: Telling | None) -> None:
     while busy := [worker for worker in workers if not worker.is_done]:
         poll = select.poll()
         owners = {fd: worker for worker in busy for fd in worker.polled}
         for fd in owners:
             poll.register(fd, select.POLLIN)
         left = min(worker.deadline for worker in busy) - time.monotonic()
+        if tell is not None:
+            left = min(left, TELLING)
+            for worker in busy:
+                worker.tell(tell)
         for fd, _ in poll.poll(max(0, int(left * 1000) + 1)):
             worker = owners[fd]
             if fd == worker.pidfd:

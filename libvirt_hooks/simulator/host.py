@@ -5,15 +5,15 @@ Functions and their resets: kernel.py. Locks and workers: workers.py. Keepers: k
 what: usage.py. Here: what is plugged in, time, records and processes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from errno import ENOENT
 from os import strerror
 
 from ..bdf import Bdf
 from ..deadline import Deadline
 from ..errors import HookError
-from ..host import Job, Qemu
+from ..host import Job, Qemu, Telling
 from ..snapshot import Process, Snapshot
 from . import usage
 from .clock import Event
@@ -144,6 +144,15 @@ class SimHost(SimKernel):
     def doing(self, what: str) -> None:
         """See Host."""
         self._workers.doing(what)
+
+    @contextmanager
+    def watched(self, tell: Telling) -> Iterator[None]:
+        """See Host."""
+        self._workers.tell = tell
+        try:
+            yield
+        finally:
+            self._workers.tell = None
 
     def extend(self, seconds: float) -> None:
         """See Host."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from ..bdf import Bdf
 from ..deadline import Deadline
 from ..errors import DeviceBusy, HookError, Stuck
-from ..host import Job
+from ..host import Job, Telling
 from .clock import SimClock
 from .crash import Crash, Killed, Victim
 
@@ -26,6 +26,7 @@ class Workers:
         self.locked_until: dict[Bdf | str, float] = {}
         self._locked_since: dict[Bdf | str, float] = {}
         self.crash: Crash | None = None
+        self.tell: Telling | None = None
         self.effects: list[str] = []
         """Everything that the code under test has done to the machine, in words."""
         self._clock = clock
@@ -78,6 +79,8 @@ class Workers:
         """A worker says what comes next, and learns whether anybody still listens."""
         self.enter()
         self._doing = what
+        if self.tell is not None and self._worker is not None:
+            self.tell(self._worker, what, 0.0, self._deadline - self._clock.now)
         self._notice_a_broken_pipe()
 
     def extend(self, seconds: float) -> None:
