@@ -340,7 +340,9 @@ def test_watch_does_not_scroll(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_watch_wants_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "this_machine", fleet)
+    host = fleet()
+    monkeypatch.setattr(cli, "this_machine", lambda: host)
+    monkeypatch.setattr(host, "sleep", Watched(host, 1).sleep)
     assert cli.main(["watch"]) == 1
     assert capsys.readouterr() == (
         "",
