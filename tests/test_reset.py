@@ -293,7 +293,7 @@ def test_what_is_waited_for_is_said_on_a_terminal(
     assert cli.main(["reset", "-y", "01:00.0"]) == 0
     assert capsys.readouterr().out.startswith("0000:01:00.0: pristine: ")
     drawn = err.getvalue().split("\r")
-    assert "0000:01:00.0: reset by flr; all of it: 150 s more at most\x1b[K" in drawn
+    assert "0000:01:00.0: reset by flr; given up in 150 s\x1b[K" in drawn
     assert drawn[-1] == "\x1b[K"
     assert max(len(each.removesuffix("\x1b[K")) for each in drawn) == 59
 
@@ -320,7 +320,7 @@ def test_the_line_is_gone_before_a_result_is_printed(
 
     for word in each_told(host, results()):
         assert host._workers.tell is None
-        line = f"\r0000:01:00.0: {word} for 3 s; all of it: 7 s more at most\x1b[K\r\x1b[K"
+        line = f"\r0000:01:00.0: {word} for 3 s; given up in 7 s\x1b[K\r\x1b[K"
         assert err.getvalue().endswith(line)
 
 

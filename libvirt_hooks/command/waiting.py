@@ -41,7 +41,7 @@ def each_told(host: Host, results: Iterator[T]) -> Iterator[T]:
 
 def _tell(bdf: Bdf, doing: str, elapsed: float, left: float) -> None:
     since = f" for {elapsed:.0f} s" if elapsed >= 1 else ""
-    _draw(f"{bdf}: {doing}{since}; all of it: {max(left, 0):.0f} s more at most")
+    _draw(f"{bdf}: {doing}{since}; given up in {max(left, 0):.0f} s")
 
 
 def _draw(text: str) -> None:
