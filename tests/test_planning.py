@@ -241,7 +241,7 @@ def printed(
 ) -> str:
     """What is printed; looking has changed nothing, woken nobody, and broken no rule."""
     host, devices, status = case()
-    monkeypatch.setattr(cli, "LinuxHost", lambda: host)
+    monkeypatch.setattr(cli, "this_machine", lambda: host)
     (tmp_path / "xml").write_bytes(domain_xml("vm1", UUID, devices))
     events, effects, records = len(host.trace), list(host.effects), host.records.all
     assert cli.main(["plan", "--xml", str(tmp_path / "xml"), "-o", output]) == status
@@ -421,7 +421,7 @@ def test_no_guest_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_name_that_is_a_control_sequence_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "LinuxHost", SimHost)
+    monkeypatch.setattr(cli, "this_machine", SimHost)
     (tmp_path / "xml").write_bytes(domain_xml("a\x9bb", UUID, []))
     assert cli.main(["plan", "--xml", str(tmp_path / "xml")]) == 0
     assert capsys.readouterr().out.startswith(r"plan for guest a\x9bb (")
