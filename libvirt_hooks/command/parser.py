@@ -44,7 +44,6 @@ OUTPUT = Argument(
     ("-o", "--output"),
     {"choices": ("text", "json"), "default": "text", "help": "for people, or for programs"},
 )
-
 VERBS = (
     Verb("list", "list this machine's NVMe controllers", (OUTPUT,), module="listing"),
     Verb(
@@ -74,6 +73,14 @@ VERBS = (
         (Argument(("--xml",), {"metavar": "FILE", "help": "a domain: what holds for this guest"}),),
         "Print the policy that holds, and where each value is from: /etc/virt-nvme-reset.toml, the"
         " metadata of a guest, or the default.",
+    ),
+    Verb(
+        "doctor",
+        "check that this machine can protect its drives, and say what to do",
+        (OUTPUT,),
+        "Check the host, the hook, the daemon that runs it, the policy, drives, guests and records:"
+        " a line a check, PASS, WARN or FAIL, and what to do. Changes nothing. Exit status 1 if one"
+        " failed.",
     ),
     Verb("demo", "play a guest's life on simulated drives; touches nothing"),
 )
