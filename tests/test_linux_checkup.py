@@ -2,6 +2,7 @@
 """What the doctor sees of a machine: trees of files, and programs that answer as real ones do."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -236,12 +237,19 @@ def test_a_daemon_that_was_never_reloaded(box: Box) -> None:
     assert (seen.started, seen.reloaded, seen.supervised) == (STARTED, 0.0, True)
 
 
+def test_a_systemd_that_prints_seconds(box: Box) -> None:
+    box.process(812, "libvirtd")
+    box.prints["systemctl"] = re.sub(r"\.\d{6}", "", SHOWN)
+    (seen,) = box.gather().daemons
+    assert (seen.started, seen.reloaded) == (int(STARTED), int(RELOADED))
+
+
 @pytest.mark.parametrize(
     "printed",
     [
         pytest.param("", id="no systemd"),
         pytest.param(SHOWN.replace("812", "0"), id="of another process"),
-        pytest.param(SHOWN.replace(" UTC", ""), id="no such option as --timestamp"),
+        pytest.param(SHOWN.replace(" UTC", ""), id="times of another zone"),
         pytest.param(SHOWN.replace("StateChange", "Stat"), id="no such property"),
     ],
 )

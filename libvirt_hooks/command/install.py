@@ -133,8 +133,6 @@ class Installation:
 
     def _shadows(self) -> list[str]:
         """Other copies of the package that the hook would rather use."""
-        if self._staged:
-            return []
         ours = f"{LIBRARY}/{PACKAGE}"
         found = itertools.takewhile(lambda path: path != ours, installed.packages(self._root))
         where = [path for path in found if path.startswith("/etc/")]
@@ -152,8 +150,10 @@ class Installation:
         """What is about to be laid down is ours from now on; what was still is."""
         if self._staged:
             return
-        made = laying.make_directories(LIBRARY, self._root)
-        self._known.directories.extend(made)
+        missing = laying.missing_directories((each.path for each in items), self._root)
+        known = self._known.directories
+        known.extend(path for path in missing if path not in known)
+        laying.make_directories(LIBRARY, self._root)
         for item in items:
             if item.state is not State.CHANGED:
                 before = self._known.files.get(item.path, ())
@@ -172,8 +172,7 @@ class Installation:
                 self._known.files[beside] = [item.digest]
                 return f"{item.path}: {item.state}: kept; the new one is {beside}"
             case _:
-                made = laying.lay(self._tree, item, self._root)
-                self._known.directories.extend(made)
+                laying.lay(self._tree, item, self._root)
         return f"{item.path}: {DONE[item.state]}"
 
     def _settle(self, items: Iterable[Item], readers: Sequence[Daemon]) -> None:
@@ -196,9 +195,7 @@ class Installation:
                 print(f"{daemon.name} ({daemon.pid}): reloaded, for it had read no hook")
 
     def _readers(self) -> list[Daemon]:
-        """The daemons that have found a hook by now, ours or another."""
-        if self._staged:
-            return []
+        """The daemons that have found a hook by now, ours or another; a stage has none."""
         entries = installed.entries(self._root)
         return [
             each

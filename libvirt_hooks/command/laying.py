@@ -78,13 +78,13 @@ def _state(file: File, want: str, root: str, ours: Mapping[str, list[str]]) -> S
     return State.SAME
 
 
-def lay(tree: str, item: Item, root: str) -> list[str]:
-    """Make one be there; return the directories that had to be made.
+def lay(tree: str, item: Item, root: str) -> None:
+    """Make one be there.
 
     :raises OSError: it cannot be written.
     """
     path = root + item.path
-    made = make_directories(os.path.dirname(item.path), root)
+    make_directories(os.path.dirname(item.path), root)
     if item.state is State.MODE:
         os.chmod(path, item.file.mode)
     elif item.file.link:
@@ -95,7 +95,6 @@ def lay(tree: str, item: Item, root: str) -> list[str]:
         os.rename(temporary, path)
     else:
         _write(f"{tree}/{item.file.source}", path, item.file.mode)
-    return made
 
 
 def lay_beside(tree: str, item: Item, root: str) -> str:
@@ -128,15 +127,26 @@ def _temporary(path: str) -> str:
     return f"{folder}/.{name}{NEW}"
 
 
-def make_directories(folder: str, root: str) -> list[str]:
-    """Make a directory and those above it; return those that were missing, the highest first."""
+def missing_directories(paths: Iterable[str], root: str) -> list[str]:
+    """Return the directories that these files lack, the highest first."""
+    missing: dict[str, None] = {}
+    for path in paths:
+        missing |= dict.fromkeys(_missing(os.path.dirname(path), root))
+    return list(missing)
+
+
+def make_directories(folder: str, root: str) -> None:
+    """Make a directory and those above it, whatever the umask."""
+    for each in _missing(folder, root):
+        os.makedirs(root + each)
+        os.chmod(root + each, 0o755)
+
+
+def _missing(folder: str, root: str) -> list[str]:
     missing: list[str] = []
     while folder != "/" and not os.path.isdir(root + folder):
         missing.insert(0, folder)
         folder = os.path.dirname(folder)
-    for each in missing:
-        os.makedirs(root + each)
-        os.chmod(root + each, 0o755)
     return missing
 
 

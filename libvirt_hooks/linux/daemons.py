@@ -19,8 +19,8 @@ from .reads import text
 NAMES = ("libvirtd", "virtqemud")
 """The monolithic one, and the one of QEMU's driver."""
 TIMES = ("ExecMainStartTimestamp", "ActiveEnterTimestamp", "StateChangeTimestamp")
-FORMAT = "%a %Y-%m-%d %H:%M:%S.%f UTC"
-"""What --timestamp=us+utc prints."""
+FORMATS = ("%a %Y-%m-%d %H:%M:%S.%f UTC", "%a %Y-%m-%d %H:%M:%S UTC")
+"""What --timestamp=us+utc prints; and without it, where `show` does not know it, with TZ=UTC."""
 TIMEOUT = 10.0
 
 Runner = Callable[[Sequence[str]], str]
@@ -29,7 +29,7 @@ Runner = Callable[[Sequence[str]], str]
 
 def ask(command: Sequence[str]) -> str:
     """Be the Runner of this machine."""
-    environment = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    environment = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     try:
         result = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT, env=environment, check=False
@@ -99,7 +99,8 @@ def _times(name: str, pid: int, run: Runner) -> tuple[float, float, float] | Non
 
 
 def _epoch(printed: str) -> float:
-    return datetime.strptime(printed, FORMAT).replace(tzinfo=UTC).timestamp()
+    style = FORMATS[0] if "." in printed else FORMATS[1]
+    return datetime.strptime(printed, style).replace(tzinfo=UTC).timestamp()
 
 
 def _started(proc: str, ticks: int) -> float:

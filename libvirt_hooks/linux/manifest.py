@@ -57,6 +57,7 @@ def save(manifest: Manifest, root: str = "") -> None:
     """Replace it."""
     temporary = f"{root}{PATH}.new"
     with open(temporary, "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o644)  # anybody may ask --check
         json.dump(vars(manifest), file, indent=1, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
