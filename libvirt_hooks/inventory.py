@@ -4,18 +4,19 @@
 Records are read by ``store`` alone: whoever asks ``keepers`` or ``marks`` has them dropped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
-from . import journal, keepers, marks, recovery, store
+from . import journal, keepers, marks, recovery, store, usage
 from .bdf import Bdf
-from .doctor.facts import Drive, Leftover
+from .doctor.facts import Drive, HostUse, Leftover
+from .domain import Domain
 from .errors import BadRecord
 from .guard import wants_keeper
 from .host import Host
 from .journal import Undo
 from .methods import RESET_METHOD
 from .nvme import CLASS_NVME
-from .observe import VFIO_PCI, ids, is_open, number
+from .observe import NVME, ids, is_open, number
 from .pci import ResetMethod
 from .policy import GuardChoice, Policy
 
@@ -35,7 +36,7 @@ def _drive(host: Host, policy: Policy, bdf: Bdf, owner: str | None, kept: bool) 
     driver = host.driver(bdf)
     now = tuple((host.read_attr(bdf, RESET_METHOD) or "").split())
     before = _before(host, bdf) or now
-    if owner is None and driver == VFIO_PCI and is_open(host, bdf, driver):
+    if owner is None and is_open(host, bdf, driver):
         owner = "?"
     keep = policy.guard(bdf, vendor, device) is GuardChoice.KEEP
     return Drive(
@@ -72,6 +73,21 @@ def _held(host: Host, uuid: str) -> set[str]:
         case {"bdfs": [*bdfs]} if _runs(host, uuid):
             return set(map(str, bdfs))
     return set()
+
+
+def host_uses(host: Host, guests: Iterable[Domain], running: Collection[str]) -> Iterator[HostUse]:
+    """Yield the drives of guests that the host uses by now: their starts would be refused.
+
+    :param guests: their definitions, as libvirt has them.
+    :param running: uuids of those that run.
+    """
+    for guest in guests:
+        wanted = [each.bdf for each in guest.candidates if host.driver(each.bdf) == NVME]
+        snapshot = host.usage(wanted)
+        for bdf in wanted:
+            if found := usage.uses(snapshot, bdf):
+                said = ", ".join(map(str, found))
+                yield HostUse(guest.name, str(bdf), said, guest.uuid in running)
 
 
 def leftovers(host: Host) -> Iterator[Leftover]:

@@ -2,13 +2,15 @@
 """A checkout and a machine to install it on, both below a directory."""
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from libvirt_hooks.bdf import Bdf
-from libvirt_hooks.command import uninstall
+from libvirt_hooks.command import laying, uninstall
 from libvirt_hooks.command.install import Installation
 from libvirt_hooks.doctor.facts import Daemon
 from libvirt_hooks.linux import daemons
@@ -78,8 +80,26 @@ class Box:
         return sorted(f"/{path.relative_to(self.root)}" for path in found)
 
 
+CHANGING = ("rename", "replace", "unlink", "symlink", "mkdir", "makedirs", "rmdir", "chmod")
+
+
 def make(where: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
+    """Return one; from then on nothing can be changed but below *where*."""
     made = Box(where)
     monkeypatch.setattr(daemons, "running", lambda root, run: tuple(made.daemons))
     monkeypatch.setattr(daemons, "reload", lambda daemon: made.reloaded.append(daemon.name))
+    for name in CHANGING:
+        monkeypatch.setattr(os, name, _only_below(str(where), getattr(os, name)))
+    monkeypatch.setattr(laying, "_write", _only_below(str(where), laying._write))
+    monkeypatch.setattr(shutil, "rmtree", _only_below(str(where), shutil.rmtree))
     return made
+
+
+def _only_below(where: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    def change(*arguments: Any, **options: Any) -> Any:
+        paths = [each for each in arguments if isinstance(each, str) and each.startswith("/")]
+        # The last one is what is changed; a name without a path is below a directory's descriptor.
+        assert not paths or paths[-1].startswith(where), f"{real.__name__}: {paths[-1]}"
+        return real(*arguments, **options)
+
+    return change

@@ -2,6 +2,7 @@
 """`install` below a directory: nothing real is written, run or reloaded."""
 
 import os
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -278,11 +279,18 @@ def test_a_manifest_that_is_none(box: Box) -> None:
         box.check()
 
 
-def test_the_verbs(box: Box, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_verbs(
+    box: Box,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """From the command line, below a directory, with the tree itself."""
     monkeypatch.setattr(cli, "LinuxHost", lambda: box.host)
     stage = str(tmp_path / "stage")
     assert cli.main(["install", "--root", stage, "--check"]) == 1
+    first = capsys.readouterr().out.partition("\n")[0]
+    assert re.fullmatch(f"{LIBRARY}/libvirt_hooks: [0-9]+ files missing", first)
     assert cli.main(["install", "--root", stage]) == 0
     assert cli.main(["install", "--root", stage, "--check"]) == 0
     with pytest.raises(SystemExit):
@@ -304,3 +312,20 @@ def test_what_the_kernel_refuses_is_told(
     assert capsys.readouterr().err == (
         "virt-nvme-reset: /usr/lib/virt-nvme-reset: Permission denied\n  hint: run it as root\n"
     )
+
+
+def test_many_files_are_told_by_their_number() -> None:
+    package = f"{LIBRARY}/libvirt_hooks"
+    said = [(f"{package}/{name}.py", "installed") for name in "abcd"]
+    other = [(f"{package}/e.py", "removed"), (HOOK, "installed")]
+    expected = [f"{package}: 4 files installed", f"{package}/e.py: removed", f"{HOOK}: installed"]
+    assert install.summary([*said, *other]) == expected
+    assert len(install.summary(said[:3])) == 3
+
+
+def test_the_box_keeps_even_a_mistake_in(box: Box) -> None:
+    """These tests run as root."""
+    with pytest.raises(AssertionError, match="nowhere"):
+        os.chmod("/nowhere", 0o644)
+    with pytest.raises(AssertionError, match="/usr/lib/virt-nvme-reset"):
+        Installation(str(box.tree), "", "", box.run).install(False)

@@ -6,10 +6,12 @@ import pytest
 from libvirt_hooks import inventory, journal, marks, policy, store
 from libvirt_hooks.bdf import Bdf
 from libvirt_hooks.doctor.facts import Drive
+from libvirt_hooks.domain import parse
 from libvirt_hooks.errors import HookError, Stuck
 from libvirt_hooks.journal import Undo
 from libvirt_hooks.policy import Policy
 from libvirt_hooks.simulator import vfio
+from libvirt_hooks.simulator.domain_xml import Assigned, domain_xml
 from libvirt_hooks.simulator.host import SimHost
 from libvirt_hooks.simulator.models import ORDINARY, SM951
 
@@ -70,8 +72,11 @@ def test_a_guests_drive(host: SimHost) -> None:
 def test_a_guests_drive_that_no_hook_has_seen(host: SimHost) -> None:
     """Its guest was started before the hook was installed."""
     host.add(BDF, SM951, driver="vfio-pci")
+    assert seen(host).guest is None
     vfio.open_device(host.device(BDF))
     assert seen(host).guest == "?"
+    journal.claim(host, UUID, [BDF])
+    assert seen(host).guest == UUID
 
 
 def test_what_the_kernel_knows_is_asked_of_the_method_before_the_guard(host: SimHost) -> None:
@@ -161,3 +166,17 @@ def test_looking_drops_no_record(host: SimHost) -> None:
     assert list(inventory.leftovers(host))
     assert inventory.drives(host, Policy())
     assert host.records.all == before
+
+
+def test_guests_drives_that_the_host_uses(host: SimHost) -> None:
+    host.add(BDF, ORDINARY, mounted="/srv")
+    host.add("0000:02:00.0", ORDINARY)
+    host.add("0000:03:00.0", ORDINARY, driver="vfio-pci", mounted="/old")
+    bdfs = (str(BDF), "0000:02:00.0", "0000:03:00.0", "0000:09:00.0")
+    guest = parse(domain_xml("win", UUID, [Assigned(Bdf.parse(bdf)) for bdf in bdfs]))
+    (found,) = inventory.host_uses(host, [guest], [])
+    assert (found.guest, found.bdf, found.running) == ("win", str(BDF), False)
+    assert found.uses.startswith("mount@nvme")
+    assert found.uses.endswith(":/srv")
+    (found,) = inventory.host_uses(host, [guest], [UUID])
+    assert found.running

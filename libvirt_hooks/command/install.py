@@ -8,6 +8,7 @@ told (see ``doctor.reading``); one that has is left alone.
 import itertools
 import os
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,6 +23,9 @@ from ..linux.manifest import Manifest
 from . import files, laying
 from .files import LOCAL, PACKAGED
 from .laying import Item, State
+
+MANY = 3
+"""More files of the package than these are told by their number."""
 
 DONE = {
     State.MISSING: "installed",
@@ -61,6 +65,20 @@ def say(lines: Iterable[str]) -> None:
         print(line)
 
 
+def summary(said: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line a file, but one for many of the package of which the same is to be said."""
+    found = list(said)
+    package = f"{LIBRARY}/{PACKAGE}"
+    many = Counter(what for path, what in found if path.startswith(package))
+    lines = dict.fromkeys(
+        f"{package}: {many[what]} files {what}"
+        if path.startswith(package) and many[what] > MANY
+        else f"{path}: {what}"
+        for path, what in found
+    )
+    return list(lines)
+
+
 class Installation:
     """One installation, on this machine or in a packager's directory.
 
@@ -86,13 +104,10 @@ class Installation:
         :raises HookError: nothing is known of what should be there.
         """
         if files.is_checkout(self._tree):
-            amiss = [
-                f"{each.path}: {each.state}"
-                for each in self._items()
-                if each.state is not State.SAME
-            ]
+            items = [each for each in self._items() if each.state is not State.SAME]
+            amiss = summary((each.path, each.state) for each in items)
         elif self._is_ours:
-            amiss = list(self._differences())
+            amiss = summary(self._differences())
         else:
             files.listed(self._tree, LOCAL)  # says that this is no checkout
         amiss += self._shadows()
@@ -109,12 +124,11 @@ class Installation:
         items = self._items()
         todo = [each for each in items if each.state is not State.SAME]
         if dry_run:
-            say(f"{each.path}: {each.state}" for each in todo)
+            say(summary((each.path, each.state) for each in todo))
             return 0
         readers = self._readers()
         self._note(items)
-        for item in todo:
-            print(self._apply(item))
+        say(summary([(item.path, self._apply(item)) for item in todo]))
         if not self._staged:
             self._settle(items, readers)
         say(self._shadows() + ([] if todo else ["all is installed"]))
@@ -124,12 +138,12 @@ class Installation:
         listed = files.listed(self._tree, PACKAGED if self._staged else LOCAL)
         return list(laying.compare(self._tree, listed, self._root, self._known.files))
 
-    def _differences(self) -> Iterator[str]:
+    def _differences(self) -> Iterator[tuple[str, State]]:
         """As ``check`` of an installation, whose checkout is gone."""
         for path, digests in self._known.files.items():
             found = manifest.digest(self._root + path)
             if found not in digests:
-                yield f"{path}: {State.CHANGED if found else State.MISSING}"
+                yield path, State.CHANGED if found else State.MISSING
 
     def _shadows(self) -> list[str]:
         """Other copies of the package that the hook would rather use."""
@@ -161,19 +175,19 @@ class Installation:
         manifest.save(self._known, self._root)
 
     def _apply(self, item: Item) -> str:
-        """Bring one to where it belongs; return what was done."""
+        """Bring one to where it belongs; return in words what was done."""
         match item.state:
             case State.OBSOLETE:
                 os.unlink(self._root + item.path)
             case State.CHANGED if item.file.link:
-                return f"{item.path}: {item.state}: kept"
+                return f"{item.state}: kept"
             case State.CHANGED:
                 beside = laying.lay_beside(self._tree, item, self._root)
                 self._known.files[beside] = [item.digest]
-                return f"{item.path}: {item.state}: kept; the new one is {beside}"
+                return f"{item.state}: kept; the new one is {beside}"
             case _:
                 laying.lay(self._tree, item, self._root)
-        return f"{item.path}: {DONE[item.state]}"
+        return DONE[item.state]
 
     def _settle(self, items: Iterable[Item], readers: Sequence[Daemon]) -> None:
         """Forget what was replaced, compile, label, and tell the daemons."""
