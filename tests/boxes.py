@@ -88,6 +88,7 @@ def make(where: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
     made = Box(where)
     monkeypatch.setattr(daemons, "running", lambda root, run: tuple(made.daemons))
     monkeypatch.setattr(daemons, "reload", lambda daemon: made.reloaded.append(daemon.name))
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # the slowest of all, and nothing to see
     for name in CHANGING:
         monkeypatch.setattr(os, name, _only_below(str(where), getattr(os, name)))
     monkeypatch.setattr(laying, "_write", _only_below(str(where), laying._write))

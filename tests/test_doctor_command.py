@@ -10,6 +10,7 @@ from libvirt_hooks import cli, journal
 from libvirt_hooks.bdf import Bdf
 from libvirt_hooks.command import output
 from libvirt_hooks.doctor.facts import Confinement, Entry, Machine, PolicyFile
+from libvirt_hooks.errors import BadRecord
 from libvirt_hooks.linux import checkup
 from libvirt_hooks.simulator.host import SimHost
 from libvirt_hooks.simulator.models import ORDINARY, SM951
@@ -148,3 +149,23 @@ def test_colour_is_for_terminals(
     assert {"\x1b[32mPASS\x1b[0m", "\x1b[33mWARN\x1b[0m", "\x1b[31mFAIL\x1b[0m"} <= {
         word for word in out.split() if "\x1b" in word
     }
+
+
+def test_records_that_a_user_may_not_read(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(folder: str) -> list[str]:
+        raise BadRecord(f"/run/virt-nvme-reset/{folder}: listing: Permission denied")
+
+    monkeypatch.setattr(checkup, "gather", lambda: replace(SOUND, uid=1000))
+    monkeypatch.setattr(host.records, "names", refuse)
+    assert cli.main(["doctor"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out.startswith(
+        "runs as root                  : FAIL (uid is 1000 (expected 0))"
+    )
+    assert captured.out.endswith(
+        "records left over             : WARN (/run/virt-nvme-reset/owners: listing: Permission"
+        " denied)\n  hint: run this as root\n"
+    )

@@ -135,6 +135,15 @@ def test_records_that_are_no_records(host: SimHost) -> None:
     assert not seen(host).kernel_knows
 
 
+def test_a_keeper_of_an_earlier_boot_did_not_die(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is of an earlier boot, and that is said already."""
+    keeper(host, DEAD)
+    monkeypatch.setattr(host, "boot_id", lambda: "another")
+    assert left(host) == [f"keepers/{UUID}: of an earlier boot"]
+
+
 def test_records_of_an_earlier_boot(host: SimHost, monkeypatch: pytest.MonkeyPatch) -> None:
     Undo(host, BDF).keep("reset_method", "flr bus")
     marks.mark_dead(host, BDF, HookError("x"))

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from .. import doctor, inventory, policy
-from ..doctor.facts import Facts
+from ..doctor.facts import Facts, Leftover
 from ..doctor.findings import Finding, Level
-from ..errors import BadPolicy, SysfsError
+from ..errors import BadPolicy, HookError, SysfsError
 from ..host import Host
 from ..linux import checkup
 from ..policy import Policy
@@ -26,10 +26,13 @@ def run(arguments: Namespace, host: Host) -> int:
 
 
 def gather(host: Host) -> Facts:
-    """Look at all of it."""
+    """Look at all of it; what cannot be looked at, as by a user, is itself a finding."""
+    machine = checkup.gather()
     known = _policy(host)
-    drives = inventory.drives(host, known)
-    return Facts(checkup.gather(), drives, tuple(inventory.leftovers(host)))
+    try:
+        return Facts(machine, inventory.drives(host, known), tuple(inventory.leftovers(host)))
+    except HookError as error:
+        return Facts(machine, (), (Leftover(error.message, error.hint or "run this as root"),))
 
 
 def _policy(host: Host) -> Policy:
