@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from libvirt_hooks import journal, keepers, recovery, store
+from libvirt_hooks.command import uninstall
 from libvirt_hooks.errors import DeviceBusy, HookError
 from libvirt_hooks.journal import Undo
 from libvirt_hooks.linux import manifest
@@ -139,3 +140,17 @@ def test_a_guest_that_starts_meanwhile_keeps_the_package(
     assert not box.at(HOOK).exists()
     assert box.at(MODULE).exists()
     assert box.at(manifest.PATH).exists()
+
+
+def test_another_machines_root(box: Box) -> None:
+    """As from a rescue system: the guests here are none of its own, and nothing is put back."""
+    box.install()
+    box.at("/run/virt-nvme-reset").mkdir(parents=True)
+    box.host.add(BDF, SM951, driver="vfio-pci")
+    journal.claim(box.host, UUID, [BDF])
+    Undo(box.host, BDF).keep("reset_method", "flr bus")
+    before = box.host.records.all
+    assert uninstall.uninstall(box.host, False, str(box.root)) == 0
+    assert box.all == []
+    assert box.at("/run/virt-nvme-reset").exists()
+    assert box.host.records.all == before
