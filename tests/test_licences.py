@@ -8,7 +8,7 @@ import pytest
 
 from .test_linters import ROOT, tracked
 
-SPDX = re.compile(r"SPDX-License-Identifier: ([\w.-]+)\s*(?:\*/|-->)?\s*$", re.M)
+SPDX = re.compile(r"SPDX-License-Identifier: ([\w.-]+)\s*(?:\*/|-#\})?\s*$", re.M)
 NEAR_THE_TOP = 5
 """Lines: a #! or a #compdef has to be the first."""
 
