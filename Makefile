@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
-.PHONY: demo test vm-test bench
+.PHONY: demo test vm-test bench deb rpm
 
 demo:
 	@tools/setup
@@ -22,3 +22,11 @@ bench:
 	.venv/bin/python -m tools.bench
 	@tools/setup vm
 	.venv/bin/python -m tests.vm.bench
+
+deb:
+	@tools/setup package
+	@packaging/build deb
+
+rpm:
+	@tools/setup package
+	@packaging/build rpm

@@ -155,6 +155,18 @@ def test_works_as_a_copy(tmp_path: Path) -> None:
 
 
 @needs_root
+def test_works_with_the_installed_package(tmp_path: Path) -> None:
+    """/etc is no place for code, and a link out of it is one that AppArmor does not let run."""
+    gate = lay(tmp_path / "hooks", package=False)
+    lay(tmp_path / "lib")
+    text = gate.read_text()
+    assert 'INSTALLED = "/usr/lib/virt-nvme-reset"\n' in text
+    gate.write_text(text.replace("/usr/lib/virt-nvme-reset", f"{tmp_path}/lib"))
+    result = run("guest", "prepare", "begin", "-", xml=xml("prepare", disk=True), gate=gate)
+    assert b"there is no such PCI function" in result.stderr
+
+
+@needs_root
 def test_works_through_a_link(tmp_path: Path) -> None:
     link = tmp_path / "50-nvme-reset"
     link.symlink_to(lay(tmp_path / "elsewhere"))

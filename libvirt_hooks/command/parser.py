@@ -49,6 +49,17 @@ OUTPUT = Argument(
     ("-o", "--output"),
     {"choices": ("text", "json"), "default": "text", "help": "for people, or for programs"},
 )
+ROOT = Argument(
+    ("--root",),
+    {
+        "metavar": "DIR",
+        "help": "for packagers: below DIR, with /usr for /usr/local; nothing is compiled,"
+        " labelled, noted or reloaded",
+    },
+)
+DRY_RUN = Argument(
+    ("-n", "--dry-run"), {"action": "store_true", "help": "only say what would be done"}
+)
 
 DOMAIN = Argument(
     ("domain",), {"metavar": "DOMAIN", "nargs": "?", "help": "a guest's name or uuid"}
@@ -127,6 +138,34 @@ VERBS = (
         (*GUEST, OUTPUT),
         "Print the policy that holds, for all guests or for one, and where each value is from:"
         " /etc/virt-nvme-reset.toml, the metadata of the guest, or the default.",
+    ),
+    Verb(
+        "doctor",
+        "check that this machine can protect its drives, and say what to do",
+        (OUTPUT,),
+        "Check the host, the hook, the daemon that runs it, the policy, drives, guests and records:"
+        " a line a check, PASS, WARN or FAIL, and what to do. Changes nothing. Exit status 1 if one"
+        " failed.",
+    ),
+    Verb(
+        "install",
+        "lay down hook, package and command from a checkout",
+        (
+            ROOT,
+            Argument(("--check",), {"action": "store_true", "help": "only say what is amiss"}),
+            DRY_RUN,
+        ),
+        "Lay down the hook, its package, this command, man pages, completions and examples. A file"
+        " that somebody has changed is kept, and the new one put beside it as .new. Reloads"
+        " libvirt's daemon if that has not found any hook yet. With --check, exit status 1 if"
+        " anything is missing, changed or outdated.",
+    ),
+    Verb(
+        "uninstall",
+        "put back what hooks have changed, and remove what install has laid down",
+        (ROOT, DRY_RUN),
+        "Put back every guard, then remove what install has laid down; the policy stays. Refused"
+        " while a guest has a drive.",
     ),
     Verb("demo", "play a guest's life on simulated drives; touches nothing"),
 )

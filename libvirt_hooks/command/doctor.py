@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`virt-nvme-reset doctor`: is this machine one on which the hook protects drives?"""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from .. import doctor, inventory, policy
+from ..doctor.facts import Facts, Leftover
+from ..doctor.findings import Finding, Level
+from ..errors import BadPolicy, HookError, SysfsError
+from ..host import Host
+from ..linux import checkup
+from ..policy import Policy
+from .output import BAD, GOOD, WARN, emit, paint
+
+COLOURS = {Level.PASS: GOOD, Level.WARN: WARN, Level.FAIL: BAD}
+
+
+def run(arguments: Namespace, host: Host) -> int:
+    """Print a line a check; 1 if one failed."""
+    found = list(doctor.examine(gather(host)))
+    document = {"checks": [asdict(each) for each in found]}
+    emit(arguments, document, (line for each in found for line in _lines(each)))
+    return int(any(each.level is Level.FAIL for each in found))
+
+
+def gather(host: Host) -> Facts:
+    """Look at all of it; what cannot be looked at, as by a user, is itself a finding."""
+    machine = checkup.gather()
+    known = _policy(host)
+    try:
+        return Facts(machine, inventory.drives(host, known), tuple(inventory.leftovers(host)))
+    except HookError as error:
+        return Facts(machine, (), (Leftover(error.message, error.hint or "run this as root"),))
+
+
+def _policy(host: Host) -> Policy:
+    """Without a complaint: a check of its own says what is wrong with it."""
+    try:
+        return policy.load(host)
+    except (BadPolicy, SysfsError):
+        return Policy()
+
+
+def _lines(finding: Finding) -> Iterator[str]:
+    level = paint(finding.level, COLOURS[finding.level])
+    yield f"{finding.title:30}: {level} ({finding.seen})"
+    if finding.advice:
+        yield f"  hint: {finding.advice}"
