@@ -154,3 +154,13 @@ def test_another_machines_root(box: Box) -> None:
     assert box.all == []
     assert box.at("/run/virt-nvme-reset").exists()
     assert box.host.records.all == before
+
+
+def test_a_guest_that_is_gone_refuses_nothing(box: Box) -> None:
+    """What it has left is put in order like all else."""
+    box.install()
+    box.host.add(BDF, SM951, driver="vfio-pci")
+    journal.claim(box.host, UUID, [BDF])
+    box.host.clock.advance(journal.ON_ITS_WAY + 1)
+    assert box.uninstall() == 0
+    assert (box.all, box.host.records.all) == ([], [])
