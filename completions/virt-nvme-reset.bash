@@ -6,35 +6,52 @@
 #    source ~/.local/share/bash_completion/virt-nvme-reset
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_virt_nvme_reset_subparsers=(list show reset recover config doctor install uninstall demo)
+_shtab_virt_nvme_reset_subparsers=(list watch show plan reset recover config doctor install uninstall demo)
 
 _shtab_virt_nvme_reset_list_option_strings=(-h --help -o --output)
-_shtab_virt_nvme_reset_show_option_strings=(-h --help)
-_shtab_virt_nvme_reset_reset_option_strings=(-h --help)
+_shtab_virt_nvme_reset_watch_option_strings=(-h --help -n --interval)
+_shtab_virt_nvme_reset_show_option_strings=(-h --help -o --output)
+_shtab_virt_nvme_reset_plan_option_strings=(-h --help --xml -c --connect -o --output)
+_shtab_virt_nvme_reset_reset_option_strings=(-h --help -y --yes -n --dry-run)
 _shtab_virt_nvme_reset_recover_option_strings=(-h --help)
-_shtab_virt_nvme_reset_config_option_strings=(-h --help --xml)
+_shtab_virt_nvme_reset_config_option_strings=(-h --help --xml -c --connect -o --output)
 _shtab_virt_nvme_reset_doctor_option_strings=(-h --help -o --output)
 _shtab_virt_nvme_reset_install_option_strings=(-h --help --root --check -n --dry-run)
 _shtab_virt_nvme_reset_uninstall_option_strings=(-h --help --root -n --dry-run)
 _shtab_virt_nvme_reset_demo_option_strings=(-h --help)
 _shtab_virt_nvme_reset_option_strings=(-h --help --version)
 
+_shtab_virt_nvme_reset_plan___xml_COMPGEN=_shtab_compgen_files
 _shtab_virt_nvme_reset_config___xml_COMPGEN=_shtab_compgen_files
 _shtab_virt_nvme_reset_install___root_COMPGEN=_shtab_compgen_dirs
 _shtab_virt_nvme_reset_uninstall___root_COMPGEN=_shtab_compgen_dirs
 
 _shtab_virt_nvme_reset_list__o_choices=(text json)
 _shtab_virt_nvme_reset_list___output_choices=(text json)
+_shtab_virt_nvme_reset_show__o_choices=(text json)
+_shtab_virt_nvme_reset_show___output_choices=(text json)
+_shtab_virt_nvme_reset_plan__o_choices=(text json)
+_shtab_virt_nvme_reset_plan___output_choices=(text json)
+_shtab_virt_nvme_reset_config__o_choices=(text json)
+_shtab_virt_nvme_reset_config___output_choices=(text json)
 _shtab_virt_nvme_reset_doctor__o_choices=(text json)
 _shtab_virt_nvme_reset_doctor___output_choices=(text json)
-_shtab_virt_nvme_reset_pos_0_choices=(list show reset recover config doctor install uninstall demo)
+_shtab_virt_nvme_reset_pos_0_choices=(list watch show plan reset recover config doctor install uninstall demo)
 
 _shtab_virt_nvme_reset_list__h_nargs=0
 _shtab_virt_nvme_reset_list___help_nargs=0
+_shtab_virt_nvme_reset_watch__h_nargs=0
+_shtab_virt_nvme_reset_watch___help_nargs=0
 _shtab_virt_nvme_reset_show__h_nargs=0
 _shtab_virt_nvme_reset_show___help_nargs=0
+_shtab_virt_nvme_reset_plan__h_nargs=0
+_shtab_virt_nvme_reset_plan___help_nargs=0
 _shtab_virt_nvme_reset_reset__h_nargs=0
 _shtab_virt_nvme_reset_reset___help_nargs=0
+_shtab_virt_nvme_reset_reset__y_nargs=0
+_shtab_virt_nvme_reset_reset___yes_nargs=0
+_shtab_virt_nvme_reset_reset__n_nargs=0
+_shtab_virt_nvme_reset_reset___dry_run_nargs=0
 _shtab_virt_nvme_reset_recover__h_nargs=0
 _shtab_virt_nvme_reset_recover___help_nargs=0
 _shtab_virt_nvme_reset_config__h_nargs=0

@@ -51,8 +51,8 @@ function _shtab_virt_nvme_reset_using
   test "$_shtab_virt_nvme_reset_cmdpath" = "$argv"
 end
 
-set -g _shtab_virt_nvme_reset_commands list show reset recover config doctor install uninstall demo
-set -g _shtab_virt_nvme_reset_opts_with_value --output --root --xml -o
+set -g _shtab_virt_nvme_reset_commands list watch show plan reset recover config doctor install uninstall demo
+set -g _shtab_virt_nvme_reset_opts_with_value --connect --interval --output --root --xml -c -n -o
 
 complete -c virt-nvme-reset -e
 complete -c virt-nvme-reset -f
@@ -62,15 +62,28 @@ complete -c virt-nvme-reset -n _shtab_virt_nvme_reset_using -l version -d 'show 
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using; and test $_shtab_virt_nvme_reset_npos -eq 0' -a list -d 'list this machine'"'"'s NVMe controllers'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using list' -s h -l help -d 'show this help message and exit'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using list' -s o -l output -xka "text json" -d 'for people, or for programs'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using; and test $_shtab_virt_nvme_reset_npos -eq 0' -a watch -d 'list them again and again'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using watch' -s h -l help -d 'show this help message and exit'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using watch' -s n -l interval -x -d 'between two looks: 0.1 to 3600, 2 if not given'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using; and test $_shtab_virt_nvme_reset_npos -eq 0' -a show -d 'show all that is known of one controller'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using show' -s h -l help -d 'show this help message and exit'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using show' -s o -l output -xka "text json" -d 'for people, or for programs'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using; and test $_shtab_virt_nvme_reset_npos -eq 0' -a plan -d 'say what the hook would do in a guest'"'"'s life, and what would refuse it'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using plan' -s h -l help -d 'show this help message and exit'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using plan' -l xml -xka "(__fish_complete_path (commandline -ct))" -d 'a guest'"'"'s definition, instead of DOMAIN'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using plan' -s c -l connect -x -d 'the libvirt that knows DOMAIN'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using plan' -s o -l output -xka "text json" -d 'for people, or for programs'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using; and test $_shtab_virt_nvme_reset_npos -eq 0' -a reset -d 'disable and reset an idle controller'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using reset' -s h -l help -d 'show this help message and exit'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using reset' -s y -l yes -d 'do not ask'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using reset' -s n -l dry-run -d 'say what would be done, and do nothing'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using; and test $_shtab_virt_nvme_reset_npos -eq 0' -a recover -d 'undo what hooks have left behind; bring a controller back'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using recover' -s h -l help -d 'show this help message and exit'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using; and test $_shtab_virt_nvme_reset_npos -eq 0' -a config -d 'print the policy that holds, and where each value is from'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using config' -s h -l help -d 'show this help message and exit'
-complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using config' -l xml -xka "(__fish_complete_path (commandline -ct))" -d 'a domain: what holds for this guest'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using config' -l xml -xka "(__fish_complete_path (commandline -ct))" -d 'a guest'"'"'s definition, instead of DOMAIN'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using config' -s c -l connect -x -d 'the libvirt that knows DOMAIN'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using config' -s o -l output -xka "text json" -d 'for people, or for programs'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using; and test $_shtab_virt_nvme_reset_npos -eq 0' -a doctor -d 'check that this machine can protect its drives, and say what to do'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using doctor' -s h -l help -d 'show this help message and exit'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using doctor' -s o -l output -xka "text json" -d 'for people, or for programs'
@@ -78,10 +91,10 @@ complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using; and test $_shtab_v
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using install' -s h -l help -d 'show this help message and exit'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using install' -l root -xka "(__fish_complete_directories)" -d 'for packagers: below DIR, with /usr for /usr/local; nothing is compiled, labelled, noted or reloaded'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using install' -l check -d 'only say what is amiss'
-complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using install' -s n -l dry-run -d 'only say what would be done'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using install' -s n -l dry-run -d 'say what would be done, and do nothing'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using; and test $_shtab_virt_nvme_reset_npos -eq 0' -a uninstall -d 'put back what hooks have changed, and remove what install has laid down'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using uninstall' -s h -l help -d 'show this help message and exit'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using uninstall' -l root -xka "(__fish_complete_directories)" -d 'for packagers: below DIR, with /usr for /usr/local; nothing is compiled, labelled, noted or reloaded'
-complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using uninstall' -s n -l dry-run -d 'only say what would be done'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using uninstall' -s n -l dry-run -d 'say what would be done, and do nothing'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using; and test $_shtab_virt_nvme_reset_npos -eq 0' -a demo -d 'play a guest'"'"'s life on simulated drives; touches nothing'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using demo' -s h -l help -d 'show this help message and exit'

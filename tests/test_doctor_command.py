@@ -35,7 +35,7 @@ SICK = Machine(
 def host(monkeypatch: pytest.MonkeyPatch) -> SimHost:
     machine = SimHost()
     machine.policy_text = "mode ="  # the checks say so; nothing else complains
-    monkeypatch.setattr(cli, "LinuxHost", lambda: machine)
+    monkeypatch.setattr(cli, "this_machine", lambda: machine)
     return machine
 
 

@@ -286,7 +286,7 @@ def test_the_verbs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """From the command line, below a directory, with the tree itself."""
-    monkeypatch.setattr(cli, "LinuxHost", lambda: box.host)
+    monkeypatch.setattr(cli, "this_machine", lambda: box.host)
     stage = str(tmp_path / "stage")
     assert cli.main(["install", "--root", stage, "--check"]) == 1
     first = capsys.readouterr().out.partition("\n")[0]
@@ -307,7 +307,7 @@ def test_what_the_kernel_refuses_is_told(
         raise PermissionError(13, "Permission denied", "/usr/lib/virt-nvme-reset")
 
     monkeypatch.setattr(install.Installation, "install", refuse)
-    monkeypatch.setattr(cli, "LinuxHost", lambda: box.host)
+    monkeypatch.setattr(cli, "this_machine", lambda: box.host)
     assert cli.main(["install", "--root", str(box.root)]) == 1
     assert capsys.readouterr().err == (
         "virt-nvme-reset: /usr/lib/virt-nvme-reset: Permission denied\n  hint: run it as root\n"

@@ -12,7 +12,7 @@ SPDX = re.compile(r"SPDX-License-Identifier: ([\w.-]+)\s*(?:\*/|-#\})?\s*$", re.
 NEAR_THE_TOP = 5
 """Lines: a #! or a #compdef has to be the first."""
 
-TEXTS = {".md", ".svg", ".xml", ".txt", ".example"}
+TEXTS = {".md", ".svg", ".xml", ".json", ".txt", ".example"}
 """What is read, drawn or copied, and data of tests; the licence of the package is theirs, too."""
 PLAIN = {
     ".gitignore",
