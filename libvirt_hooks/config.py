@@ -34,7 +34,7 @@ def describe(text: str | None, guest: GuestPolicy = SILENT, untrusted: str = "")
 
 def _values(policy: Policy, guest: GuestPolicy, named: Mapping[Path, Place]) -> Iterator[Line]:
     for key, value in vars(policy).items():
-        if key == "drives":
+        if key in ("drives", "metrics"):
             continue
         source = _file(named, key) or "default"
         if getattr(guest, key, None) is not None:
@@ -44,6 +44,9 @@ def _values(policy: Policy, guest: GuestPolicy, named: Mapping[Path, Place]) -> 
         for key, value in vars(drive).items():
             if value is not None:
                 yield f'drive."{name}".{key} = {_toml(value)}', _file(named, "drive", name, key)
+    if policy.metrics.textfile is not None:
+        source = _file(named, "metrics", "textfile")
+        yield f"metrics.textfile = {_toml(policy.metrics.textfile)}", source
 
 
 def _expected(guest: GuestPolicy) -> Iterator[Line]:

@@ -9,7 +9,7 @@ it, or when it dies, the guard alone protects. How it comes to be is ``linux.kee
 import logging
 from collections.abc import Callable
 
-from . import closing, keepers
+from . import closing, keepers, metrics
 from .bdf import Bdf
 from .errors import DeviceBusy, HookError
 from .host import Host, Qemu
@@ -23,6 +23,9 @@ POLL = 0.25
 """Seconds between two looks whether QEMU has closed one: libvirt's reattach waits for us then."""
 ADOPT_EVERY = 1.0
 """Seconds between two looks for what has been hot-plugged."""
+
+OPERATION = "keeper"
+"""What it does is counted as, and what its journal lines say."""
 
 Step = Callable[[Work, Qemu], bool]
 
@@ -55,10 +58,11 @@ class Keeper:
     def look(self) -> None:
         """Let go of what QEMU has closed, take what is new. To be called every POLL seconds."""
         gone = [bdf for bdf in self._qemu.held if not self._qemu.has(bdf)]
-        for bdf in gone:
-            self._let_go(bdf, closing.unplugged)
         if gone:
-            self._tell()
+            with metrics.measured(self._host, OPERATION, self._policy):
+                for bdf in gone:
+                    self._let_go(bdf, closing.unplugged)
+                self._tell()
         if self._host.monotonic() >= self._next_adoption:
             try:
                 self._adopt()
@@ -70,12 +74,13 @@ class Keeper:
 
         What does not get disabled comes last: its close may keep us in the kernel.
         """
-        held = list(self._qemu.held)
-        stubborn = [bdf for bdf in held if not self._do(bdf, closing.after_its_guest)]
-        for bdf in stubborn:
-            if bdf in self._qemu.held:
-                self._let_go(bdf, closing.as_it_is)
-        keepers.withdraw(self._host, self._uuid)
+        with metrics.measured(self._host, OPERATION, self._policy):
+            held = list(self._qemu.held)
+            stubborn = [bdf for bdf in held if not self._do(bdf, closing.after_its_guest)]
+            for bdf in stubborn:
+                if bdf in self._qemu.held:
+                    self._let_go(bdf, closing.as_it_is)
+            keepers.withdraw(self._host, self._uuid)
 
     def _adopt(self) -> None:
         self._next_adoption = self._host.monotonic() + ADOPT_EVERY
@@ -84,6 +89,7 @@ class Keeper:
             self._tell()
             self._unguarded.update(new)
             log.info("holding %s", ", ".join(map(str, self._qemu.held)))
+            metrics.publish(self._host, self._policy)
         for bdf in sorted(self._unguarded.intersection(self._qemu.held)):
             self._do(bdf, closing.guard)
             self._unguarded.discard(bdf)

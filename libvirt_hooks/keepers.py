@@ -8,6 +8,7 @@ keeper: that QEMU has ended it knows before libvirt does.
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from . import store
@@ -75,6 +76,15 @@ def _read(uuid: str, content: Mapping[str, object] | None) -> Keeper | None:
             held = tuple(Bdf.parse(str(bdf)) for bdf in bdfs)
             return Keeper(uuid, (pid, started), (qemu, qemu_started), held)
     raise ValueError("no keeper's record")
+
+
+def seen(host: Host) -> list[Keeper]:
+    """Return every keeper that runs; drops nothing, for who only counts them."""
+    found = []
+    for uuid in host.records.names(KEEPERS):
+        with suppress(BadRecord, ValueError):
+            found.append(_read(uuid, store.load(host, KEEPERS, uuid)))
+    return [each for each in found if each is not None and host.runs(*each.process)]
 
 
 def find_all(host: Host) -> list[Keeper]:

@@ -104,6 +104,14 @@ CHOICES = frozenset({"guard", "close"})
 
 
 @dataclass(frozen=True)
+class Metrics:
+    """Where what was done is counted for Prometheus."""
+
+    textfile: str | None = None
+    """The directory that node_exporter's textfile collector reads; None: nothing is counted."""
+
+
+@dataclass(frozen=True)
 class GuestPolicy:
     """What a guest's own metadata says; None: nothing, the host's word holds. Times in seconds."""
 
@@ -130,6 +138,7 @@ class Policy:
     deadline_cap: float = 150.0
     """Seconds that no operation exceeds, whatever CAP.TO says."""
     drives: Mapping[str, Drive] = field(default_factory=dict)
+    metrics: Metrics = Metrics()
 
     def denied(self, bdf: Bdf, vendor: int, device: int) -> str | None:
         """Return the entry that keeps this controller from every guest, None if there is none."""

@@ -3,12 +3,13 @@
 
 from argparse import Namespace
 
-from .. import admission, custody, policy
+from .. import admission, custody, metrics, policy
 from ..bdf import Bdf
 from ..errors import DeviceBusy
 from ..host import Host
 from ..observe import VFIO_PCI
 from ..operation import Operation, raise_first
+from ..policy import Policy
 from ..survey import survey
 from .names import find
 
@@ -27,7 +28,13 @@ def reset(host: Host, bdf: Bdf) -> str:
 
     :raises HookError: it is in use, or no allowed reset helped.
     """
-    operation = Operation.patient(host, policy.load(host), [bdf])
+    known = policy.load(host)
+    with metrics.measured(host, "reset", known):
+        return _reset(host, known, bdf)
+
+
+def _reset(host: Host, known: Policy, bdf: Bdf) -> str:
+    operation = Operation.patient(host, known, [bdf])
     (facts,) = survey(operation, "", [bdf])
     refused = admission.refusal(facts, "be reset")
     if refused is not None:
