@@ -20,6 +20,7 @@ LAYERS = (
     ("usage",),
     ("places",),
     ("policy", "policy_file", "guest_policy", "config"),
+    ("history",),
     ("observe",),
     ("ladder",),
     ("plan", "guard", "forecast"),

@@ -15,6 +15,7 @@ DESCRIPTION = (
     "Reset NVMe controllers that go to virtual machines, and never at the wrong moment. libvirt"
     " runs the hook by itself; this command is for looking and mending."
 )
+MOST_LINES = 5000
 CONTROLLER = "such as 03:00.0, 0000:03:00.0, pci_0000_03_00_0 or nvme0"
 
 
@@ -45,6 +46,14 @@ OUTPUT = Argument(
     {"choices": ("text", "json"), "default": "text", "help": "for people, or for programs"},
 )
 
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 < number <= MOST_LINES:
+        raise argparse.ArgumentTypeError(f"{number}, expected 1 to {MOST_LINES}")
+    return number
+
+
 VERBS = (
     Verb("list", "list this machine's NVMe controllers", (OUTPUT,), module="listing"),
     Verb(
@@ -74,6 +83,24 @@ VERBS = (
         (Argument(("--xml",), {"metavar": "FILE", "help": "a domain: what holds for this guest"}),),
         "Print the policy that holds, and where each value is from: /etc/virt-nvme-reset.toml, the"
         " metadata of a guest, or the default.",
+    ),
+    Verb(
+        "history",
+        "tell what the hook did, the last thing last",
+        (
+            MAYBE_BDF,
+            Argument(
+                ("-n", "--lines"),
+                {"metavar": "N", "type": _count, "default": 50, "help": "at most so many events"},
+            ),
+            Argument(
+                ("--since",),
+                {"metavar": "TIME", "help": "not what was before, such as yesterday or 10:00"},
+            ),
+            OUTPUT,
+        ),
+        "Tell what the hook and its keepers did, by the journal; where there is none, by"
+        " /var/log/virt-nvme-reset.log. With BDF: with one controller.",
     ),
     Verb("demo", "play a guest's life on simulated drives; touches nothing"),
 )
