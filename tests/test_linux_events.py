@@ -114,7 +114,7 @@ def test_a_log_that_may_not_be_read(program: Program, own: Path) -> None:
 
 
 def test_the_kernel_s_lines(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    program.says("[    1.0] x", "[    2.0] y")
+    program.says("[    1.0] tower kernel: x", "[    2.0] y")
     assert events.kernel() == ["[    1.0] x", "[    2.0] y"]
     program.says()
     assert events.kernel() == []

@@ -102,6 +102,28 @@ VERBS = (
         "Tell what the hook and its keepers did, by the journal; where there is none, by"
         " /var/log/virt-nvme-reset.log. With BDF: with one controller.",
     ),
+    Verb(
+        "report",
+        "write all that is known of one controller to a file, for a bug report",
+        (
+            BDF,
+            Argument(
+                ("-f", "--file"),
+                {"metavar": "FILE", "help": "where to, - for stdout; never an existing file"},
+            ),
+            Argument(
+                ("--with-names",),
+                {"action": "store_true", "help": "leave names of hosts and guests in it"},
+            ),
+            Argument(
+                ("--serial",),
+                {"action": "store_true", "help": "leave serial number and EUI in it"},
+            ),
+        ),
+        "Write what `show`, `history`, `config` and the kernel's log say about one controller, its"
+        " configuration space and the versions of everything to one text file: without names of"
+        " hosts and guests, and without the drive's serial number. Changes nothing.",
+    ),
     Verb("demo", "play a guest's life on simulated drives; touches nothing"),
 )
 

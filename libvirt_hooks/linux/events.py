@@ -5,6 +5,7 @@ Source: journalctl(1). What a match names is asked of root's lines only: anybody
 name.
 """
 
+import re
 from collections import deque
 from datetime import datetime
 from typing import NamedTuple
@@ -21,6 +22,8 @@ LOOK_BACK = 5000
 """Lines to look through for those about one controller."""
 JOURNAL = "journal"
 
+_HOST = re.compile(r"^(\[[^]]*\] )\S+ kernel: ")
+"""What journalctl puts before a line of the kernel: as dmesg has it, there is no name in it."""
 _FIELDS = ("MESSAGE", "PRIORITY", "ELAPSED_MS", *FIELDS.values())
 
 
@@ -55,7 +58,7 @@ def kernel() -> list[str]:
     """Return the kernel's lines of this boot, the last LOOK_BACK; empty if nobody tells."""
     said = _journalctl("-k", "-b", "-o", "short-monotonic", "-n", str(LOOK_BACK))
     if said is not None and said.out:
-        return said.out.splitlines()
+        return [_HOST.sub(r"\1", line) for line in said.out.splitlines()]
     program = tools.find(DMESG)
     said = tools.run([program]) if program else None
     return said.out.splitlines()[-LOOK_BACK:] if said else []
