@@ -6,7 +6,7 @@
 #    source ~/.local/share/bash_completion/virt-nvme-reset
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_virt_nvme_reset_subparsers=(list watch show plan reset recover config doctor install uninstall demo)
+_shtab_virt_nvme_reset_subparsers=(list watch show plan reset recover config doctor install uninstall history report demo)
 
 _shtab_virt_nvme_reset_list_option_strings=(-h --help -o --output)
 _shtab_virt_nvme_reset_watch_option_strings=(-h --help -n --interval)
@@ -18,6 +18,8 @@ _shtab_virt_nvme_reset_config_option_strings=(-h --help --xml -c --connect -o --
 _shtab_virt_nvme_reset_doctor_option_strings=(-h --help -o --output)
 _shtab_virt_nvme_reset_install_option_strings=(-h --help --root --check -n --dry-run)
 _shtab_virt_nvme_reset_uninstall_option_strings=(-h --help --root -n --dry-run)
+_shtab_virt_nvme_reset_history_option_strings=(-h --help -n --lines --since -o --output)
+_shtab_virt_nvme_reset_report_option_strings=(-h --help -f --file --with-names --serial)
 _shtab_virt_nvme_reset_demo_option_strings=(-h --help)
 _shtab_virt_nvme_reset_option_strings=(-h --help --version)
 
@@ -25,6 +27,8 @@ _shtab_virt_nvme_reset_plan___xml_COMPGEN=_shtab_compgen_files
 _shtab_virt_nvme_reset_config___xml_COMPGEN=_shtab_compgen_files
 _shtab_virt_nvme_reset_install___root_COMPGEN=_shtab_compgen_dirs
 _shtab_virt_nvme_reset_uninstall___root_COMPGEN=_shtab_compgen_dirs
+_shtab_virt_nvme_reset_report__f_COMPGEN=_shtab_compgen_files
+_shtab_virt_nvme_reset_report___file_COMPGEN=_shtab_compgen_files
 
 _shtab_virt_nvme_reset_list__o_choices=(text json)
 _shtab_virt_nvme_reset_list___output_choices=(text json)
@@ -36,7 +40,9 @@ _shtab_virt_nvme_reset_config__o_choices=(text json)
 _shtab_virt_nvme_reset_config___output_choices=(text json)
 _shtab_virt_nvme_reset_doctor__o_choices=(text json)
 _shtab_virt_nvme_reset_doctor___output_choices=(text json)
-_shtab_virt_nvme_reset_pos_0_choices=(list watch show plan reset recover config doctor install uninstall demo)
+_shtab_virt_nvme_reset_history__o_choices=(text json)
+_shtab_virt_nvme_reset_history___output_choices=(text json)
+_shtab_virt_nvme_reset_pos_0_choices=(list watch show plan reset recover config doctor install uninstall history report demo)
 
 _shtab_virt_nvme_reset_list__h_nargs=0
 _shtab_virt_nvme_reset_list___help_nargs=0
@@ -67,6 +73,12 @@ _shtab_virt_nvme_reset_uninstall__h_nargs=0
 _shtab_virt_nvme_reset_uninstall___help_nargs=0
 _shtab_virt_nvme_reset_uninstall__n_nargs=0
 _shtab_virt_nvme_reset_uninstall___dry_run_nargs=0
+_shtab_virt_nvme_reset_history__h_nargs=0
+_shtab_virt_nvme_reset_history___help_nargs=0
+_shtab_virt_nvme_reset_report__h_nargs=0
+_shtab_virt_nvme_reset_report___help_nargs=0
+_shtab_virt_nvme_reset_report___with_names_nargs=0
+_shtab_virt_nvme_reset_report___serial_nargs=0
 _shtab_virt_nvme_reset_demo__h_nargs=0
 _shtab_virt_nvme_reset_demo___help_nargs=0
 _shtab_virt_nvme_reset_pos_0_nargs=A...

@@ -51,8 +51,8 @@ function _shtab_virt_nvme_reset_using
   test "$_shtab_virt_nvme_reset_cmdpath" = "$argv"
 end
 
-set -g _shtab_virt_nvme_reset_commands list watch show plan reset recover config doctor install uninstall demo
-set -g _shtab_virt_nvme_reset_opts_with_value --connect --interval --output --root --xml -c -n -o
+set -g _shtab_virt_nvme_reset_commands list watch show plan reset recover config doctor install uninstall history report demo
+set -g _shtab_virt_nvme_reset_opts_with_value --connect --file --interval --lines --output --root --since --xml -c -f -n -o
 
 complete -c virt-nvme-reset -e
 complete -c virt-nvme-reset -f
@@ -96,5 +96,15 @@ complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using; and test $_shtab_v
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using uninstall' -s h -l help -d 'show this help message and exit'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using uninstall' -l root -xka "(__fish_complete_directories)" -d 'for packagers: below DIR, with /usr for /usr/local; nothing is compiled, labelled, noted or reloaded'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using uninstall' -s n -l dry-run -d 'say what would be done, and do nothing'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using; and test $_shtab_virt_nvme_reset_npos -eq 0' -a history -d 'tell what the hook did, the last thing last'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using history' -s h -l help -d 'show this help message and exit'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using history' -s n -l lines -x -d 'at most so many events'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using history' -l since -x -d 'not what was before, such as yesterday or 10:00'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using history' -s o -l output -xka "text json" -d 'for people, or for programs'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using; and test $_shtab_virt_nvme_reset_npos -eq 0' -a report -d 'write all that is known of one controller to a file, for a bug report'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using report' -s h -l help -d 'show this help message and exit'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using report' -s f -l file -xka "(__fish_complete_path (commandline -ct))" -d 'where to, - for stdout; never an existing file'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using report' -l with-names -d 'leave names of hosts and guests in it'
+complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using report' -l serial -d 'leave serial number and EUI in it'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using; and test $_shtab_virt_nvme_reset_npos -eq 0' -a demo -d 'play a guest'"'"'s life on simulated drives; touches nothing'
 complete -c virt-nvme-reset -n '_shtab_virt_nvme_reset_using demo' -s h -l help -d 'show this help message and exit'

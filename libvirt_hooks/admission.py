@@ -60,8 +60,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Rule:
-    """A reason to refuse: when, what was seen against what was expected, and the next move."""
+    """A reason to refuse: in a word, when, what was seen against what was expected, next move."""
 
+    kind: str
     applies: Callable[[Facts], bool]
     seen: Callable[[Facts], str]
     hint: Callable[[Facts], str]
@@ -69,36 +70,43 @@ class Rule:
 
 RULES = (
     Rule(
+        "host-root",
         lambda facts: facts.is_root,
         lambda facts: f"in use by the host: {listed(facts.uses)}",
         lambda facts: remedy(facts.uses),
     ),
     Rule(
+        "dead",
         lambda facts: facts.dead is not None,
         lambda facts: f"given up in this boot: {facts.dead}",
         lambda facts: f"power the host off and on; or try virt-nvme-reset recover {facts.bdf}",
     ),
     Rule(
+        "absent",
         lambda facts: not facts.present,
         lambda facts: "there is no such PCI function",
         lambda facts: "look for its address with: lspci -D -d ::0108",
     ),
     Rule(
+        "not-nvme",
         lambda facts: facts.present and facts.class_code != CLASS_NVME,
         lambda facts: f"class {facts.class_code:#08x}, expected {CLASS_NVME:#08x} (NVMe)",
         lambda facts: "look for its address with: lspci -D -d ::0108",
     ),
     Rule(
+        "foreign-driver",
         lambda facts: facts.is_foreign,
         lambda facts: f"driver is {facts.driver}, expected {NVME}, {VFIO_PCI} or none",
         lambda facts: "end whatever uses it through that driver, and unbind it",
     ),
     Rule(
+        "denied",
         lambda facts: facts.denied is not None,
         lambda facts: f"denied by /etc/virt-nvme-reset.toml: {facts.denied}",
         lambda facts: "take it off the deny list there",
     ),
     Rule(
+        "mismatch",
         lambda facts: facts.mismatch is not None,
         lambda facts: f"not the drive that this guest expects: {facts.mismatch}",
         lambda facts: (
@@ -107,31 +115,37 @@ RULES = (
         ),
     ),
     Rule(
+        "stuck",
         lambda facts: facts.stuck is not None,
         lambda facts: f"an earlier hook is still in the kernel with it: {facts.stuck}",
         lambda facts: "wait for it; if it never ends, power the host off and on",
     ),
     Rule(
+        "unknown",
         lambda facts: facts.unknown is not None,
         lambda facts: f"nobody can say whether the host uses it: {facts.unknown}",
         lambda facts: "see what dmesg says about it",
     ),
     Rule(
+        "guest",
         lambda facts: facts.open and facts.owner is not None,
         lambda facts: f"in use by the guest with uuid {facts.owner}",
         lambda facts: "stop that guest first",
     ),
     Rule(
+        "open",
         lambda facts: facts.open or bool(facts.users),
         lambda facts: "open through vfio" + "".join(f", by {each}" for each in facts.users[:4]),
         lambda facts: "end the process that has it open",
     ),
     Rule(
+        "host",
         lambda facts: bool(facts.uses),
         lambda facts: f"in use by the host: {listed(facts.uses)}",
         lambda facts: remedy(facts.uses),
     ),
     Rule(
+        "virtual-functions",
         lambda facts: facts.virtual_functions > 0,
         lambda facts: f"{facts.virtual_functions} virtual functions are enabled, expected none",
         lambda facts: "write 0 to its sriov_numvfs",
@@ -153,4 +167,4 @@ def refusals(facts: Facts, what: str = "go to the guest") -> Iterator[Refused]:
     for rule in RULES:
         if rule.applies(facts) and (seen := rule.seen(facts)) not in said:
             said.add(seen)
-            yield Refused(f"{facts.bdf}: may not {what}: {seen}", hint=rule.hint(facts))
+            yield Refused(f"{facts.bdf}: may not {what}: {seen}", rule.hint(facts), rule.kind)

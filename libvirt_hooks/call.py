@@ -8,9 +8,9 @@ stays empty, for libvirt would take it for the domain's XML (src/util/virhook.c,
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-from . import lifecycle
+from . import lifecycle, metrics
 from .domain import Domain
 from .errors import BadDomain, HookError
 from .host import Host
@@ -36,7 +36,7 @@ def carry_out(
             if isinstance(domain, BadDomain):
                 raise domain
             fields["DOMAIN_UUID"] = domain.uuid
-            _handle(handler, domain, host)
+            _handle(handler, operation, domain, host)
             return 0
         except HookError as error:
             return _failed(operation, error)
@@ -46,12 +46,16 @@ def carry_out(
             return _failed(operation, HookError(f"{IDENTIFIER}: internal error: {what}"))
 
 
-def _handle(handler: lifecycle.Handler, domain: Domain, host: Host | None) -> None:
+def _handle(handler: lifecycle.Handler, operation: str, domain: Domain, host: Host | None) -> None:
     if host is None:
         from .linux.host import LinuxHost
 
         host = LinuxHost()
-    handler(host, domain)
+    may_refuse = operation in lifecycle.MAY_REFUSE
+    # A policy that is broken must not be looked at for a guest that is not our business.
+    ours = lifecycle.is_counted(host, domain)
+    with metrics.measured(host, operation, may_refuse=may_refuse) if ours else nullcontext():
+        handler(host, domain)
 
 
 def _failed(operation: str, error: HookError) -> int:

@@ -67,7 +67,7 @@ def values(text: str | None, guest: GuestPolicy = SILENT) -> list[Value]:
 
 def _values(policy: Policy, guest: GuestPolicy, named: Mapping[Path, Place]) -> Iterator[Value]:
     for key, value in policy._asdict().items():
-        if key == "drives":
+        if key in ("drives", "metrics"):
             continue
         source = _file(named, key) or "default"
         if getattr(guest, key, None) is not None:
@@ -78,6 +78,9 @@ def _values(policy: Policy, guest: GuestPolicy, named: Mapping[Path, Place]) -> 
             if value is not None:
                 path = ("drive", name, key)
                 yield Value(path, value, _file(named, *path))
+    if policy.metrics.textfile is not None:
+        key = "textfile"
+        yield Value(("metrics", key), policy.metrics.textfile, _file(named, "metrics", key))
 
 
 def _key(path: Path) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from . import counters
 from .bdf import Bdf
 from .errors import (
     DeviceBusy,
@@ -123,6 +124,7 @@ def reach(work: Work, goal: Goal, recovering: bool = False) -> Outcome:
                 was_reset |= completed and method in (Method.FLR, Method.PM, Method.BUS)
                 before, seen = seen, look(work)
                 _tell(method, before, seen, work.host.monotonic() - started)
+                counters.tried(work, method, completed)
 
 
 def disable(work: Work) -> Observation:
@@ -135,9 +137,10 @@ def disable(work: Work) -> Observation:
     if controller_refusal(seen):
         return seen
     started = work.host.monotonic()
-    _take(work, Method.CONTROLLER, controller_steps(seen))
+    completed = _take(work, Method.CONTROLLER, controller_steps(seen))
     after = look(work)
     _tell(Method.CONTROLLER, seen, after, work.host.monotonic() - started)
+    counters.tried(work, Method.CONTROLLER, completed)
     return after
 
 

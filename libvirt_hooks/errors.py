@@ -31,6 +31,8 @@ class HookError(Exception):
     """
 
     exit_status = 1
+    reason = "error"
+    """In a word, for counting."""
     told = False
     """It is in the journal already."""
 
@@ -48,9 +50,13 @@ class HookError(Exception):
 class BadDomain(HookError):
     """The domain XML cannot be believed."""
 
+    reason = "domain"
+
 
 class BadPolicy(HookError):
     """The administrator's policy cannot be believed."""
+
+    reason = "policy"
 
 
 class BadName(HookError):
@@ -60,15 +66,26 @@ class BadName(HookError):
 
 
 class Refused(HookError):
-    """Admission says no."""
+    """Admission says no.
+
+    :param reason: which of its rules, in a word.
+    """
+
+    def __init__(self, message: str, hint: str = "", reason: str = "refused") -> None:
+        super().__init__(message, hint)
+        self.reason = reason
 
 
 class DeviceBusy(HookError):
     """Somebody else owns the controller."""
 
+    reason = "busy"
+
 
 class DeviceGone(HookError):
     """Configuration space or registers read all ones."""
+
+    reason = "gone"
 
 
 class RegistersUnreadable(HookError):
@@ -76,6 +93,8 @@ class RegistersUnreadable(HookError):
 
     :param forbidden: by kernel lockdown, whoever asks.
     """
+
+    reason = "unreadable"
 
     def __init__(self, message: str, hint: str = "", forbidden: bool = False) -> None:
         super().__init__(message, hint)
@@ -88,6 +107,8 @@ class LadderExhausted(HookError):
     :param disabled: the controller was seen disabled all the same: no reset can hurt it.
     """
 
+    reason = "not-reset"
+
     def __init__(self, message: str, hint: str = "", disabled: bool = False) -> None:
         super().__init__(message, hint)
         self.disabled = disabled
@@ -96,6 +117,8 @@ class LadderExhausted(HookError):
 class OutOfTime(HookError):
     """The deadline came before the goal; everything was let go of in good order."""
 
+    reason = "time"
+
 
 class Stuck(HookError):
     """A worker did not end within the deadline.
@@ -103,6 +126,8 @@ class Stuck(HookError):
     :param pid: the worker that was left behind, 0 if there is none.
     :param started: its start time, field 22 of /proc/PID/stat.
     """
+
+    reason = "stuck"
 
     def __init__(self, message: str, hint: str = "", pid: int = 0, started: int = 0) -> None:
         super().__init__(message, hint)
@@ -113,6 +138,8 @@ class Stuck(HookError):
 class BadRecord(HookError):
     """A state file does not hold what we write there."""
 
+    reason = "record"
+
 
 class SysfsError(HookError):
     """The kernel refused a read or a write of an attribute.
@@ -121,6 +148,8 @@ class SysfsError(HookError):
     :param what: the access in words, such as ``writing 'bus' to reset_method``.
     :param number: the errno value.
     """
+
+    reason = "kernel"
 
     def __init__(self, who: object, what: str, number: int) -> None:
         super().__init__(f"{who}: {what}: {os.strerror(number)}")

@@ -134,6 +134,12 @@ class Host(Protocol):
     def controller(self, name: str) -> Bdf | None:
         """The function that the host's NVMe driver calls ``nvme0``; None if there is none."""
 
+    def publish(self, path: str, text: str) -> None:
+        """Replace a file that everybody may read, atomically; waits a second at most.
+
+        :raises HookError: the directory is not there, or will not have it.
+        """
+
     def functions(self) -> Sequence[Bdf]:
         """Every PCI function of the machine, in order."""
 

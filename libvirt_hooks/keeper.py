@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from . import closing, keepers
+from . import closing, keepers, metrics
 from .bdf import Bdf
 from .deadline import Deadline
 from .errors import DeviceBusy, HookError
@@ -28,6 +28,9 @@ ADOPT_EVERY = 1.0
 
 GUARD_PATIENCE = 0.1
 """Seconds to wait for a lock, of who comes again in a second."""
+
+OPERATION = "keeper"
+"""What it does is counted as, and what its journal lines say."""
 
 T = TypeVar("T")
 Step = Callable[[Work, Qemu], T]
@@ -62,10 +65,11 @@ class Keeper:
     def look(self) -> None:
         """Let go of what QEMU has closed, take what is new. To be called every POLL seconds."""
         gone = [bdf for bdf in self._qemu.held if not self._qemu.has(bdf)]
-        for bdf in gone:
-            self._let_go(bdf, closing.unplugged)
         if gone:
-            self._tell()
+            with metrics.measured(self._host, OPERATION, self._policy):
+                for bdf in gone:
+                    self._let_go(bdf, closing.unplugged)
+                self._tell()
         if self._host.monotonic() >= self._next_adoption:
             try:
                 self._adopt()
@@ -77,13 +81,14 @@ class Keeper:
 
         What does not get disabled comes last: its close may keep us in the kernel.
         """
-        held = list(self._qemu.held)
-        self._tell(max((self._do(bdf, closing.patience) or 0.0 for bdf in held), default=0.0))
-        stubborn = [bdf for bdf in held if not self._do(bdf, closing.after_its_guest)]
-        for bdf in stubborn:
-            if bdf in self._qemu.held:
-                self._let_go(bdf, closing.as_it_is)
-        self._withdraw()
+        with metrics.measured(self._host, OPERATION, self._policy):
+            held = list(self._qemu.held)
+            self._tell(max((self._do(bdf, closing.patience) or 0.0 for bdf in held), default=0.0))
+            stubborn = [bdf for bdf in held if not self._do(bdf, closing.after_its_guest)]
+            for bdf in stubborn:
+                if bdf in self._qemu.held:
+                    self._let_go(bdf, closing.as_it_is)
+            self._withdraw()
 
     def _adopt(self) -> None:
         self._next_adoption = self._host.monotonic() + ADOPT_EVERY
@@ -92,6 +97,7 @@ class Keeper:
             self._tell()
             self._unguarded.update(dict.fromkeys(new, False))
             log.info("holding %s", ", ".join(map(str, self._qemu.held)))
+            metrics.publish(self._host, self._policy)
         for bdf in [bdf for bdf in self._unguarded if bdf in self._qemu.held]:
             if self._do(bdf, closing.guard, GUARD_PATIENCE, told=self._unguarded[bdf]):
                 del self._unguarded[bdf]

@@ -145,6 +145,19 @@ HANDLERS: Mapping[tuple[str, str], Handler] = {
 MAY_REFUSE = frozenset({"prepare", "start"})
 
 
+def is_counted(host: Host, domain: Domain) -> bool:
+    """Has the guest, or had it, an NVMe controller? Then what comes of it is counted."""
+    try:
+        return domain.uuid in host.records.names(journal.OWNERS) or any(
+            each.element == "disk"
+            or number(host.read_attr(each.bdf, "class")) == CLASS_NVME
+            or marks.dead(host, each.bdf) is not None
+            for each in domain.candidates
+        )
+    except HookError:  # the handler will say so
+        return False
+
+
 def _admit(facts: Facts, mode: Mode) -> None:
     """Raise what speaks against it, or only tell; a policy that lets go of all keeps the root."""
     refused = refusal(facts)

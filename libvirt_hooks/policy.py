@@ -102,6 +102,13 @@ CHOICES = frozenset({"guard", "close"})
 """The fields of a Drive that say what we do, not what the drive does."""
 
 
+class Metrics(NamedTuple):
+    """Where what was done is counted for Prometheus."""
+
+    textfile: str | None = None
+    """The directory that node_exporter's textfile collector reads; None: nothing is counted."""
+
+
 class GuestPolicy(NamedTuple):
     """What a guest's own metadata says; None: nothing, the host's word holds. Times in seconds."""
 
@@ -127,6 +134,7 @@ class Policy(NamedTuple):
     deadline_cap: float = 150.0
     """Seconds that no operation exceeds, whatever CAP.TO says."""
     drives: Mapping[str, Drive] = MappingProxyType({})
+    metrics: Metrics = Metrics()
 
     def denied(self, bdf: Bdf, vendor: int, device: int) -> str | None:
         """Return the entry that keeps this controller from every guest, None if there is none."""

@@ -10,6 +10,8 @@
     guard = "bus"
     close = "holder"
     settle_after_reset = 0.5
+    [metrics]
+    textfile = "/var/lib/prometheus/node-exporter"
 
 Pure. tomllib is imported only to read a text: it takes three times as long as the interpreter.
 """
@@ -30,6 +32,7 @@ from .policy import (
     Drive,
     FailedDisable,
     GuardChoice,
+    Metrics,
     Mode,
     Policy,
     canonical,
@@ -39,6 +42,9 @@ from .policy import (
 
 Reader = Callable[[object], Any]
 """A value of TOML to one of ours; raises _Wrong."""
+
+
+_FOLDER = re.compile(r"/[^\"\\]{1,200}")
 
 
 class _Wrong(Exception):
@@ -117,7 +123,7 @@ def _table(table: Mapping[str, object], readers: Mapping[str, Reader]) -> dict[s
 
 def _meant(key: str, readers: Mapping[str, Reader]) -> str:
     # What stands below a [table] belongs to it, to everybody's surprise.
-    if key in _FILE and readers is _DRIVE:
+    if key in _FILE and readers is not _FILE:
         return "which belongs above the first table"
     return nearest(key, readers)
 
@@ -194,6 +200,20 @@ def _drives(value: object) -> dict[str, Drive]:
     return drives
 
 
+def _metrics(value: object) -> Metrics:
+    if not isinstance(value, dict):
+        raise _Wrong(f"{_shown(value)}, expected a table")
+    return Metrics(**_table(value, _METRICS))
+
+
+def _folder(value: object) -> str:
+    # As plain as that: `config` prints it without an escape, and a journal line on one line.
+    if not isinstance(value, str) or _FOLDER.fullmatch(value) is None or not value.isprintable():
+        expected = "a directory such as /var/lib/prometheus/node-exporter"
+        raise _Wrong(f"{_shown(value)}, expected {expected}")
+    return value
+
+
 def _controller(text: str) -> str:
     try:
         return canonical(text)
@@ -231,6 +251,7 @@ _FILE: Mapping[str, Reader] = {
     "deadline": _seconds,
     "deadline_cap": _seconds,
     "drive": _drives,
+    "metrics": _metrics,
 }
 _DRIVE: Mapping[str, Reader] = {
     "guard": _one_of(GuardChoice),
@@ -240,5 +261,6 @@ _DRIVE: Mapping[str, Reader] = {
     "ready_check_delay": _pause,
     "prefer_bus": _flag,
 }
+_METRICS: Mapping[str, Reader] = {"textfile": _folder}
 _FIELDS = {"drive": "drives"}
 """The field of a Policy that a key becomes, where it is called otherwise."""

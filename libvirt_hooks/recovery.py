@@ -8,7 +8,7 @@ earlier boot; or one controller by name, whatever is wrong with it.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from . import admission, custody, journal, keepers, marks, store
+from . import admission, counters, custody, journal, keepers, marks, store
 from .bdf import Bdf
 from .custody import Guests
 from .deadline import Deadline
@@ -20,7 +20,14 @@ from .operation import UNFINISHED, Operation, Results, raise_first
 from .policy import Policy
 from .survey import survey
 
-FOLDERS = (journal.OWNERS, journal.JOURNAL, keepers.KEEPERS, marks.DEAD, marks.STUCK)
+FOLDERS = (
+    journal.OWNERS,
+    journal.JOURNAL,
+    keepers.KEEPERS,
+    marks.DEAD,
+    marks.STUCK,
+    counters.METRICS,
+)
 
 
 def recover_all(host: Host, policy: Policy) -> Iterator[str | HookError]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which controllers may go to a guest, one line a case."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -179,3 +180,28 @@ def test_every_reason(facts: Facts, expected: list[str]) -> None:
 )
 def test_what_is_left_to_us_to_clean(facts: Facts, idle: bool) -> None:
     assert facts.is_idle is idle
+
+
+def test_every_rule_has_a_word_of_its_own() -> None:
+    kinds = [rule.kind for rule in RULES]
+    assert len(set(kinds)) == len(kinds)
+    assert all(re.fullmatch("[a-z]+(-[a-z]+)*", kind) for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("facts", "kind"),
+    [
+        (replace(GOOD, present=False), "absent"),
+        (replace(GOOD, class_code=0x010601), "not-nvme"),
+        (replace(GOOD, denied="144d:a802"), "denied"),
+        (replace(GOOD, uses=(ROOT,)), "host-root"),
+        (replace(GOOD, uses=(HOME,)), "host"),
+        (replace(GOOD, open=True, owner=OTHER), "guest"),
+        (replace(GOOD, open=True), "open"),
+        (replace(GOOD, dead="x"), "dead"),
+    ],
+)
+def test_a_refusal_says_which_rule_it_was(facts: Facts, kind: str) -> None:
+    refused = refusal(facts)
+    assert refused is not None
+    assert refused.reason == kind

@@ -37,6 +37,9 @@ settle_after_reset = 0.50
 
 [drive]
 "03:00.0" = {flr_lethal_while_enabled = true, ready_check_delay = 2}
+
+[metrics]
+textfile = "/var/lib/node-exporter"
 """
 GUEST = GuestPolicy(
     mode=Mode.ENFORCE,
@@ -81,7 +84,8 @@ drive."144d:a802".guard = "keep"                      # /etc/virt-nvme-reset.tom
 drive."144d:a802".close = "guard"                     # /etc/virt-nvme-reset.toml:11
 drive."144d:a802".settle_after_reset = 0.5            # /etc/virt-nvme-reset.toml:12
 drive."0000:03:00.0".flr_lethal_while_enabled = true  # /etc/virt-nvme-reset.toml:15
-drive."0000:03:00.0".ready_check_delay = 2            # /etc/virt-nvme-reset.toml:15"""
+drive."0000:03:00.0".ready_check_delay = 2            # /etc/virt-nvme-reset.toml:15
+metrics.textfile = "/var/lib/node-exporter"           # /etc/virt-nvme-reset.toml:18"""
     )
 
 
@@ -123,6 +127,7 @@ def test_a_guest_over_a_file_for_programs() -> None:
                     "ready_check_delay": {"value": 2.0, "source": at(15)},
                 },
             },
+            "metrics": {"textfile": {"value": "/var/lib/node-exporter", "source": at(18)}},
         },
         "expected": {
             "0000:03:00.0": {"serial": "S2GLNX0HB00000", "eui": "0025385b71b00c11"},

@@ -40,7 +40,7 @@ def left(host: SimHost) -> list[str]:
 
 
 def keeper(host: SimHost, process: tuple[int, int]) -> None:
-    content = {"process": list(process), "qemu": [4211, 4211], "bdfs": [str(BDF)]}
+    content = {"process": list(process), "qemu": [4211, 4211], "bdfs": [str(BDF)], "seconds": 0}
     store.save(host, "keepers", UUID, content)
 
 

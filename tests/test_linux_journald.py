@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from libvirt_hooks.history import Event, parse
+from libvirt_hooks.linux import logfile
 from libvirt_hooks.linux.journald import JournalHandler
 
 
@@ -37,7 +39,9 @@ def syslog(tmp_path: Path) -> Iterator[socket.socket]:
 @pytest.fixture
 def handler(tmp_path: Path) -> Iterator[JournalHandler]:
     fields = {"DOMAIN_UUID": "1b4e28ba", "OPERATION": "start"}
-    handler = JournalHandler(fields, str(tmp_path / "journal"), str(tmp_path / "log"))
+    handler = JournalHandler(
+        fields, *(str(tmp_path / name) for name in ("journal", "log", "own.log"))
+    )
     yield handler
     handler.close()
 
@@ -216,3 +220,27 @@ def test_what_is_not_needed_is_not_imported(module: str) -> None:
         f"sys.exit({module!r} in sys.modules)"
     )
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-I", "-S", "-c", code]) == 0
+
+
+def own(tmp_path: Path) -> list[Event]:
+    return [event for line in logfile.lines(str(tmp_path / "own.log")) if (event := parse(line))]
+
+
+def test_without_a_journal_there_is_a_log_of_our_own(
+    log: logging.Logger, syslog: socket.socket, tmp_path: Path
+) -> None:
+    log.warning("one\ntwo\x1b", extra={"fields": {"PCI_BDF": "0000:03:00.0", "METHOD": "flr"}})
+    assert syslog.recv(4096)
+    (event,) = own(tmp_path)
+    assert time.time() - event.time < 10
+    assert (event.message, event.priority) == ("one\ntwo\\x1b", 4)
+    assert (event.operation, event.guest) == ("start", "1b4e28ba")
+    assert (event.bdf, event.method) == ("0000:03:00.0", "flr")
+
+
+def test_with_a_journal_there_is_none(
+    log: logging.Logger, journal: socket.socket, tmp_path: Path
+) -> None:
+    log.info("x")
+    assert received(journal)["MESSAGE"] == "x"
+    assert not (tmp_path / "own.log").exists()

@@ -82,7 +82,7 @@ def test_what_an_error_knows_comes_along() -> None:
         raise error
 
     assert vars(alone(job)) == {
-        "message": "no", "hint": "", "count": 2, "waited": 0.5, "holder": None,
+        "message": "no", "hint": "", "reason": "refused", "count": 2, "waited": 0.5, "holder": None,
     }  # fmt: skip
 
 

@@ -43,7 +43,12 @@ def fleet() -> SimHost:
     host.add("0000:05:00.0", SM961, driver="vfio-pci")
     journal.claim(host, UUID, [host.device("0000:01:00.0").bdf])
     host.keepers.start(UUID, Keeper)
-    content = {"process": [6000, 6000], "qemu": [4211, 4211], "bdfs": ["0000:01:00.0"]}
+    content = {
+        "process": [6000, 6000],
+        "qemu": [4211, 4211],
+        "bdfs": ["0000:01:00.0"],
+        "seconds": 0,
+    }
     store.save(host, "keepers", UUID, content)
     host.device("0000:03:00.0").reset_methods.clear()
     marks.mark_dead(host, Bdf.parse("0000:04:00.0"), HookError("x"))

@@ -17,6 +17,7 @@ from libvirt_hooks.policy import (
     FailedDisable,
     GuardChoice,
     GuestPolicy,
+    Metrics,
     Mode,
     Policy,
     canonical,
@@ -41,6 +42,7 @@ def test_without_a_file_the_defaults_hold() -> None:
         "deadline": 20.0,
         "deadline_cap": 150.0,
         "drives": {},
+        "metrics": Metrics(),
     }
 
 

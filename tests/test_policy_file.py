@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libvirt_hooks.errors import BadPolicy
-from libvirt_hooks.policy import Close, Drive, FailedDisable, GuardChoice, Mode, Policy
+from libvirt_hooks.policy import Close, Drive, FailedDisable, GuardChoice, Metrics, Mode, Policy
 from libvirt_hooks.policy_file import parse
 
 
@@ -44,6 +44,12 @@ from libvirt_hooks.policy_file import parse
         pytest.param(
             'drive = {"03:00.0" = {}}', Policy(drives={"0000:03:00.0": Drive()}), id="a row of none"
         ),
+        pytest.param("[metrics]", Policy(), id="metrics of nothing"),
+        pytest.param(
+            '[metrics]\ntextfile = "/var/lib/node exporter/é"',
+            Policy(metrics=Metrics("/var/lib/node exporter/é")),
+            id="metrics",
+        ),
         pytest.param("deadline = 1e-3", Policy(deadline=0.001), id="a short deadline"),
         pytest.param(
             "deadline = 600\ndeadline_cap = 0x258",
@@ -77,8 +83,8 @@ DRIVE = '[drive."144d:a802"]\n'
         pytest.param(
             "  foo = 1",
             (1, 3),
-            "unknown key 'foo', expected mode, deny, failed_disable, deadline, deadline_cap or"
-            " drive",
+            "unknown key 'foo', expected mode, deny, failed_disable, deadline, deadline_cap,"
+            " drive or metrics",
             id="nothing like ours",
         ),
         pytest.param(
@@ -196,6 +202,36 @@ DRIVE = '[drive."144d:a802"]\n'
         pytest.param(
             f"{DRIVE}prefer_bus = 1", (2, 1), "prefer_bus: 1, expected true or false", id="one"
         ),
+        pytest.param("metrics = 3", (1, 1), "metrics: 3, expected a table", id="metrics: no table"),
+        pytest.param(
+            "[metrics]\ntextfil = '/x'",
+            (2, 1),
+            "unknown key 'textfil', did you mean textfile?",
+            id="metrics: a slip",
+        ),
+        pytest.param(
+            "[metrics]\n mode = 'off'",
+            (2, 2),
+            "unknown key 'mode', which belongs above the first table",
+            id="metrics: too far down",
+        ),
+        *(
+            pytest.param(
+                f"[metrics]\ntextfile = {value}",
+                (2, 1),
+                f"textfile: {said}, expected a directory such as /var/lib/prometheus/node-exporter",
+                id=f"textfile {id}",
+            )
+            for value, said, id in [
+                ("true", "true", "a truth value"),
+                ("''", "''", "empty"),
+                ("'var/lib'", "'var/lib'", "relative"),
+                ("'/'", "'/'", "the root"),
+                ("'/a\"b'", "'/a\"b'", "a quote"),
+                ("'/a\\b'", r"'/a\\b'", "a backslash"),
+                ('"/a\\u2028b"', r"'/a\u2028b'", "what does not print"),
+            ]
+        ),
         *(
             pytest.param(
                 f"{DRIVE}{key} = {value}",
@@ -252,8 +288,8 @@ def test_a_message_is_a_line(text: str) -> None:
     assert len(caught.value.message) < 200
 
 
-KEYS = ["mode", "deny", "failed_disable", "deadline", "deadline_cap", "drive"]
-ROWS = ["guard", "close", "prefer_bus", "settle_after_reset", "ready_check_delay"]
+KEYS = ["mode", "deny", "failed_disable", "deadline", "deadline_cap", "drive", "metrics"]
+ROWS = ["textfile", "guard", "close", "prefer_bus", "settle_after_reset", "ready_check_delay"]
 NAMES = ['"144d:a802"', "'03:00.0'", '"enforce"', "'off'", '"bus"']
 NUMBERS = ["true", "1", "-1", "20.5", "nan", "inf", "1979-05-27", "0x1f"]
 MARKS = [

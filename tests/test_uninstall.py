@@ -116,7 +116,7 @@ def test_uninstall_is_refused_while_a_keeper_runs(
 ) -> None:
     box.install()
     before = box.all
-    content = {"process": [42, 42], "qemu": [41, 41], "bdfs": [str(BDF)]}
+    content = {"process": [42, 42], "qemu": [41, 41], "bdfs": [str(BDF)], "seconds": 0}
     store.save(box.host, keepers.KEEPERS, UUID, content)
     monkeypatch.setattr(box.host, "runs", lambda *_: True)
     with pytest.raises(DeviceBusy, match=f"process 42 keeps drives of guest {UUID}"):

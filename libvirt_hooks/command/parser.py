@@ -18,6 +18,7 @@ DESCRIPTION = (
     "Reset NVMe controllers that go to virtual machines, and never at the wrong moment. libvirt"
     " runs the hook by itself; this command is for looking and mending."
 )
+MOST_LINES = 5000
 CONTROLLER = "such as 03:00.0, 0000:03:00.0, pci_0000_03_00_0 or nvme0"
 
 
@@ -71,6 +72,7 @@ CONNECT = Argument(
 )
 GUEST = (DOMAIN, XML, CONNECT)
 
+
 def _interval(text: str) -> float:
     try:
         seconds = float(text)
@@ -94,6 +96,14 @@ DRY_RUN = Argument(
     ("-n", "--dry-run"), {"action": "store_true", "help": "say what would be done, and do nothing"}
 )
 YES = Argument(("-y", "--yes"), {"action": "store_true", "help": "do not ask"})
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 < number <= MOST_LINES:
+        raise argparse.ArgumentTypeError(f"{number}, expected 1 to {MOST_LINES}")
+    return number
+
 
 VERBS = (
     Verb("list", "list this machine's NVMe controllers", (OUTPUT,), module="listing"),
@@ -166,6 +176,46 @@ VERBS = (
         (ROOT, DRY_RUN),
         "Put back every guard, then remove what install has laid down; the policy stays. Refused"
         " while a guest has a drive.",
+    ),
+    Verb(
+        "history",
+        "tell what the hook did, the last thing last",
+        (
+            MAYBE_BDF,
+            Argument(
+                ("-n", "--lines"),
+                {"metavar": "N", "type": _count, "default": 50, "help": "at most so many events"},
+            ),
+            Argument(
+                ("--since",),
+                {"metavar": "TIME", "help": "not what was before, such as yesterday or 10:00"},
+            ),
+            OUTPUT,
+        ),
+        "Tell what the hook and its keepers did, by the journal; where there is none, by"
+        " /var/log/virt-nvme-reset.log. With BDF: with one controller.",
+    ),
+    Verb(
+        "report",
+        "write all that is known of one controller to a file, for a bug report",
+        (
+            BDF,
+            Argument(
+                ("-f", "--file"),
+                {"metavar": "FILE", "help": "where to, - for stdout; never an existing file"},
+            ),
+            Argument(
+                ("--with-names",),
+                {"action": "store_true", "help": "leave names of hosts and guests in it"},
+            ),
+            Argument(
+                ("--serial",),
+                {"action": "store_true", "help": "leave serial number and EUI in it"},
+            ),
+        ),
+        "Write what `show`, `history`, `config` and the kernel's log say about one controller, its"
+        " configuration space and the versions of everything to one text file: without names of"
+        " hosts and guests, and without the drive's serial number. Changes nothing.",
     ),
     Verb("demo", "play a guest's life on simulated drives; touches nothing"),
 )

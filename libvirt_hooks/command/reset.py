@@ -3,13 +3,14 @@
 
 from argparse import Namespace
 
-from .. import admission, custody, policy
+from .. import admission, custody, metrics, policy
 from ..bdf import Bdf
 from ..errors import DeviceBusy, HookError
 from ..host import Host
 from ..observe import VFIO_PCI, ids
 from ..operation import Operation, raise_first
 from ..plan import Goal
+from ..policy import Policy
 from ..rehearsal import rehearsed
 from ..survey import survey
 from .asking import confirmed
@@ -24,7 +25,7 @@ def run(arguments: Namespace, host: Host) -> int:
     """
     bdf = find(host, arguments.bdf)
     with told(host):
-        operation = _admitted(host, bdf)
+        operation = _admitted(host, policy.load(host), bdf)
         steps = rehearsed(operation, bdf, Goal.PRISTINE) if arguments.dry_run else []
     if arguments.dry_run:
         print(f"{bdf}: would:", *steps, sep="\n  ")
@@ -44,14 +45,16 @@ def reset(host: Host, bdf: Bdf) -> str:
     :raises HookError: it is in use, or no allowed reset helped.
     """
     # Asked again, and the time begins now: whoever was asked may have thought for long.
-    results = _admitted(host, bdf).each([bdf], custody.clean)
-    raise_first(results)
+    known = policy.load(host)
+    with metrics.measured(host, "reset", known):
+        results = _admitted(host, known, bdf).each([bdf], custody.clean)
+        raise_first(results)
     return str(results[bdf])
 
 
-def _admitted(host: Host, bdf: Bdf) -> Operation:
+def _admitted(host: Host, known: Policy, bdf: Bdf) -> Operation:
     """Begin, on a controller that nobody uses."""
-    operation = Operation.patient(host, policy.load(host), [bdf])
+    operation = Operation.patient(host, known, [bdf])
     (facts,) = survey(operation, "", [bdf])
     refused = admission.refusal(facts, "be reset")
     if refused is not None:

@@ -91,6 +91,12 @@ class LinuxHost(Sysfs):
                 self._boot_id = boot_id.read().decode().strip()
         return self._boot_id
 
+    def publish(self, path: str, text: str) -> None:
+        """See Host.publish."""
+        from . import textfile  # only where metrics are asked for
+
+        textfile.publish(path, text)
+
     def registers(self, bdf: Bdf) -> AbstractContextManager[host.Registers]:
         """See Host.registers. Use it in a worker: SIGBUS is what a revoked mapping answers."""
         if device := self._held.get(bdf):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""JournalHandler: log records with their fields to the journal's socket, else to /dev/log.
+"""JournalHandler: log records with their fields to the journal's socket; else to /dev/log, and to
+the log of our own.
 
 stderr of a hook that succeeds is thrown away (libvirt src/util/virhook.c), so this is where
 warnings live. It never raises and never waits long. Sources: systemd
@@ -13,6 +14,8 @@ import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from . import logfile
 
 if TYPE_CHECKING:
     import socket
@@ -46,6 +49,8 @@ class JournalHandler(logging.Handler):
     A record's own fields come with ``log.info(…, extra={"fields": {"PCI_BDF": bdf}})``.
 
     :param fields: fields of every record, such as ``DOMAIN_UUID`` and ``OPERATION``.
+    :param journal: its socket; see also SYSLOG.
+    :param own: where the log of our own is.
     """
 
     def __init__(
@@ -53,11 +58,13 @@ class JournalHandler(logging.Handler):
         fields: Mapping[str, object] | None = None,
         journal: str = JOURNAL,
         syslog: str = SYSLOG,
+        own: str = logfile.PATH,
     ) -> None:
         super().__init__()
         self.fields: dict[str, object] = dict(fields or {})
         self._journal = journal
         self._syslog = syslog
+        self._own = own
         self._socket: socket.socket | None = None
         self._pid = 0
 
@@ -67,6 +74,7 @@ class JournalHandler(logging.Handler):
             message = _clean(self.format(record))
             if not self._to_journal(record, message):
                 self._send(_syslog_line(record, message), self._syslog)
+                logfile.append({"MESSAGE": message, **self._all_fields(record)}, self._own)
         except Exception:  # logging's own handleError() would print on the hook's stderr
             pass
 
@@ -78,12 +86,7 @@ class JournalHandler(logging.Handler):
         super().close()
 
     def _to_journal(self, record: logging.LogRecord, message: str) -> bool:
-        fields = {
-            "PRIORITY": str(priority(record.levelno)),
-            "SYSLOG_IDENTIFIER": IDENTIFIER,
-            **_plain(self.fields),
-            **_plain(getattr(record, "fields", {})),
-        }
+        fields = self._all_fields(record)
         try:
             return self._send(datagram({"MESSAGE": message, **fields}), self._journal)
         except OSError as error:
@@ -91,6 +94,14 @@ class JournalHandler(logging.Handler):
                 raise
         short = message.encode()[:LONGEST].decode("utf-8", "ignore") + "…"
         return self._send(datagram({"MESSAGE": short, **fields}), self._journal)
+
+    def _all_fields(self, record: logging.LogRecord) -> dict[str, str]:
+        return {
+            "PRIORITY": str(priority(record.levelno)),
+            "SYSLOG_IDENTIFIER": IDENTIFIER,
+            **_plain(self.fields),
+            **_plain(getattr(record, "fields", {})),
+        }
 
     def _send(self, data: bytes, path: str) -> bool:
         # False: nobody is there to read it. A reader that is too slow is not nobody.

@@ -38,7 +38,7 @@ class LinuxQemu(Qemu):
 
 def main(uuid: str) -> int:
     """Be the keeper of a guest until its QEMU has ended; return the exit status."""
-    handler = JournalHandler({"OPERATION": "keeper", "DOMAIN_UUID": uuid})
+    handler = JournalHandler({"OPERATION": keeper.OPERATION, "DOMAIN_UUID": uuid})
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False

@@ -37,6 +37,10 @@ class SimHost(SimKernel):
     def __init__(self, lockdown: bool = False, policy: str | None = None) -> None:
         super().__init__(lockdown)
         self.policy_text = policy
+        self.published: dict[str, str] = {}
+        """Files for everybody, by path."""
+        self.unpublished = ""
+        """Why none can be written; empty: they can."""
         self._boots = 1
         self.keeper: Callable[[SimHost, str, Qemu], Program] | None = None
         """The program of a keeper; None: none is installed."""
@@ -161,6 +165,13 @@ class SimHost(SimKernel):
     def policy(self) -> str | None:
         """See Host."""
         return self.policy_text
+
+    def publish(self, path: str, text: str) -> None:
+        """See Host."""
+        with self._workers.effect(f"publish {path}"):
+            if self.unpublished:
+                raise HookError(f"{path}: writing: {self.unpublished}")
+            self.published[path] = text
 
     def boot_id(self) -> str:
         """See Host."""
