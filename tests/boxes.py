@@ -98,9 +98,10 @@ def make(where: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
 
 def _only_below(where: str, real: Callable[..., Any]) -> Callable[..., Any]:
     def change(*arguments: Any, **options: Any) -> Any:
-        paths = [each for each in arguments if isinstance(each, str) and each.startswith("/")]
+        paths = [os.fspath(each) for each in arguments if isinstance(each, str | os.PathLike)]
         # The last one is what is changed; a name without a path is below a directory's descriptor.
-        assert not paths or paths[-1].startswith(where), f"{real.__name__}: {paths[-1]}"
+        outside = paths and paths[-1].startswith("/") and not paths[-1].startswith(where)
+        assert not outside, f"{real.__name__}: {paths[-1]}"
         return real(*arguments, **options)
 
     return change

@@ -329,3 +329,26 @@ def test_the_box_keeps_even_a_mistake_in(box: Box) -> None:
         os.chmod("/nowhere", 0o644)
     with pytest.raises(AssertionError, match="/usr/lib/virt-nvme-reset"):
         Installation(str(box.tree), "", "", box.run).install(False)
+
+
+def test_a_change_that_is_taken_back(box: Box) -> None:
+    """Then nothing has to lie beside it any more."""
+    box.install()
+    text = box.at(HOOK).read_text()
+    box.at(HOOK).write_text("mine\n")
+    assert box.install() == 1
+    box.at(HOOK).write_text(text)
+    assert box.install() == 0
+    assert f"{HOOK}.new" not in box.all
+
+
+def test_a_link_that_was_never_renamed(box: Box) -> None:
+    box.at(COMMAND).parent.mkdir(parents=True)
+    box.at(COMMAND).with_name(".virt-nvme-reset.new").symlink_to("/nowhere")
+    assert box.install() == 0
+    assert os.readlink(box.at(COMMAND)) == f"{LIBRARY}/bin/virt-nvme-reset"
+
+
+def test_packagers_may_do_it_twice(box: Box) -> None:
+    for _ in range(2):
+        assert Installation(str(box.tree), str(box.root), "", box.run).install(False) == 0

@@ -164,3 +164,15 @@ def test_a_guest_that_is_gone_refuses_nothing(box: Box) -> None:
     box.host.clock.advance(journal.ON_ITS_WAY + 1)
     assert box.uninstall() == 0
     assert (box.all, box.host.records.all) == ([], [])
+
+
+def test_a_link_in_the_hooks_place_is_kept_and_not_followed(box: Box) -> None:
+    """It is a developer's own, and leads to a checkout."""
+    source = box.tree / "hooks/qemu.d/50-nvme-reset"
+    source.chmod(0o755)
+    box.install()
+    box.at(HOOK).unlink()
+    box.at(HOOK).symlink_to(source)
+    assert box.uninstall() == 1
+    assert box.all == [HOOK]
+    assert source.stat().st_mode & 0o111 == 0o111
