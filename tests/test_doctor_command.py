@@ -8,11 +8,14 @@ import pytest
 
 from libvirt_hooks import cli, journal
 from libvirt_hooks.bdf import Bdf
-from libvirt_hooks.command import output
+from libvirt_hooks.command import domains, output
 from libvirt_hooks.doctor.facts import Confinement, Entry, Machine, PolicyFile
+from libvirt_hooks.domain import parse
 from libvirt_hooks.errors import BadRecord
 from libvirt_hooks.linux import checkup
+from libvirt_hooks.simulator.domain_xml import Assigned, domain_xml
 from libvirt_hooks.simulator.host import SimHost
+from libvirt_hooks.simulator.life import UUID
 from libvirt_hooks.simulator.models import ORDINARY, SM951
 
 from .test_doctor import DAEMON, HOOK, PATH, PYTHON, SOUND
@@ -36,6 +39,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> SimHost:
     machine = SimHost()
     machine.policy_text = "mode ="  # the checks say so; nothing else complains
     monkeypatch.setattr(cli, "this_machine", lambda: machine)
+    monkeypatch.setattr(domains, "definitions", lambda: None)
     return machine
 
 
@@ -168,4 +172,19 @@ def test_records_that_a_user_may_not_read(
     assert captured.out.endswith(
         "records left over             : WARN (/run/virt-nvme-reset/owners: listing: Permission"
         " denied)\n  hint: run this as root\n"
+    )
+
+
+def test_a_guests_drive_that_the_host_uses_is_found_through_libvirt(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checkup, "gather", lambda: SOUND)
+    dev = host.add("0000:02:00.0", ORDINARY, mounted="/srv")
+    guest = parse(domain_xml("vm1", UUID, [Assigned(dev.bdf)]))
+    monkeypatch.setattr(domains, "definitions", lambda: [guest])
+    monkeypatch.setattr(domains, "running", frozenset)
+    cli.main(["doctor"])
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "mount@" in line]
+    assert said == (
+        "guests' drives the host uses  : WARN (vm1: 0000:02:00.0: mount@nvme0n1p1:/srv)"
     )

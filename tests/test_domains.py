@@ -72,6 +72,13 @@ def test_names_and_who_runs(connection: Any, off: None) -> None:
     assert domains.running(DEFAULT) == {uuid}
 
 
+def test_every_definition(connection: Any, off: None) -> None:
+    found = domains.definitions(DEFAULT)
+    assert found is not None
+    assert sorted(each.name for each in found) == ["off", "test"]
+    assert domains.definitions(NO_DAEMON) is None
+
+
 @pytest.mark.parametrize("uri", [NO_DAEMON, "test:///nonexistent.xml", "nonsense"])
 def test_names_where_nobody_answers(uri: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert domains.names(uri) == {}

@@ -12,8 +12,8 @@ import pytest
 
 from libvirt_hooks import cli, journal, marks, policy, store
 from libvirt_hooks.bdf import Bdf
-from libvirt_hooks.command import listing
-from libvirt_hooks.command.listing import Entry, entries, table
+from libvirt_hooks.command import domains, listing
+from libvirt_hooks.command.listing import Entry, entries, known_guests, table
 from libvirt_hooks.errors import HookError, Stuck
 from libvirt_hooks.keeper import Keeper
 from libvirt_hooks.simulator.faults import Fault
@@ -363,3 +363,20 @@ def test_watch_wants_a_pause(seconds: str, capsys: pytest.CaptureFixture[str]) -
     assert caught.value.code == 2
     said = f"argument -n/--interval: '{seconds}', expected seconds, 0.1 to 3600\n"
     assert capsys.readouterr().err.endswith(said)
+
+
+def test_guests_have_names_where_libvirt_knows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = SimHost()
+    asked: list[str] = []
+
+    def names() -> dict[str, str]:
+        asked.append("libvirt")
+        return {UUID: "web01"}
+
+    monkeypatch.setattr(domains, "names", names)
+    host.add("0000:01:00.0", SM951, driver="vfio-pci")
+    assert known_guests(host) == {}
+    assert asked == []  # it takes longer than all the rest
+    journal.claim(host, UUID, [Bdf.parse("0000:01:00.0")])
+    (entry,) = entries(host, policy.Policy(), known_guests(host))
+    assert entry.guest == "web01"

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from .. import doctor, inventory, policy
-from ..doctor.facts import Facts, Leftover
+from ..doctor.facts import Facts, HostUse, Leftover
 from ..doctor.findings import Finding, Level
 from ..errors import BadPolicy, HookError, SysfsError
 from ..host import Host
 from ..linux import checkup
 from ..policy import Policy
+from . import domains
 from .output import BAD, GOOD, WARN, emit, paint
 
 COLOURS = {Level.PASS: GOOD, Level.WARN: WARN, Level.FAIL: BAD}
@@ -30,9 +31,22 @@ def gather(host: Host) -> Facts:
     machine = checkup.gather()
     known = _policy(host)
     try:
-        return Facts(machine, inventory.drives(host, known), tuple(inventory.leftovers(host)))
+        return Facts(
+            machine,
+            inventory.drives(host, known),
+            tuple(inventory.leftovers(host)),
+            host_uses=_host_uses(host),
+        )
     except HookError as error:
         return Facts(machine, (), (Leftover(error.message, error.hint or "run this as root"),))
+
+
+def _host_uses(host: Host) -> tuple[HostUse, ...] | None:
+    """None where libvirt cannot be asked for its guests."""
+    guests = domains.definitions()
+    if guests is None:
+        return None
+    return tuple(inventory.host_uses(host, guests, domains.running()))
 
 
 def _policy(host: Host) -> Policy:

@@ -7,7 +7,7 @@ wait for the very daemon that waits for it. Connections are read-only, so secret
 
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..domain import Domain, parse
@@ -59,6 +59,23 @@ def definition(name: str, uri: str = SYSTEM, *, inactive: bool = False) -> Domai
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 raise BadName(message, f"virsh -c {uri} list --all") from error
             raise HookError(message) from error
+
+
+def definitions(uri: str = SYSTEM) -> list[Domain] | None:
+    """Return every guest as it is defined, or as it runs if it is not; None: libvirt is silent.
+
+    One whose definition cannot be believed is passed over: its start will say so.
+    """
+    try:
+        with _connected(uri, uri) as (libvirt, connection):
+            found = []
+            for guest in connection.listAllDomains():
+                flags = libvirt.VIR_DOMAIN_XML_INACTIVE if guest.isPersistent() else 0
+                with suppress(BadDomain, libvirt.libvirtError):  # or it has just been undefined
+                    found.append(parse(guest.XMLDesc(flags).encode()))
+            return found
+    except HookError:
+        return None
 
 
 def names(uri: str = SYSTEM) -> dict[str, str]:

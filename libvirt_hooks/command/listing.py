@@ -62,9 +62,18 @@ class Entry(NamedTuple):
 
 def run(arguments: Namespace, host: Host) -> int:
     """Print them."""
-    found = entries(host, lenient(host))
+    found = entries(host, lenient(host), known_guests(host))
     emit(arguments, {"controllers": [each._asdict() for each in found]}, table(found, width()))
     return 0
+
+
+def known_guests(host: Host) -> Mapping[str, str]:
+    """Return the names of guests by uuid; libvirt is asked only if a guest has a controller."""
+    if not journal.owners(host):
+        return NO_NAMES
+    from .domains import names  # lxml and libvirt take longer to load than all the rest
+
+    return names()
 
 
 def entries(host: Host, policy: Policy, guests: Mapping[str, str] = NO_NAMES) -> list[Entry]:

@@ -7,7 +7,7 @@ from argparse import Namespace
 
 from ..errors import HookError
 from ..host import Host
-from .listing import entries, table
+from .listing import entries, known_guests, table
 from .policies import lenient
 from .terminal import size
 
@@ -30,7 +30,8 @@ def run(arguments: Namespace, host: Host) -> int:
         while True:
             columns, height = size()
             head = f"every {arguments.interval:g} s, now {time.strftime('%H:%M:%S')}; ctrl-C ends"
-            shown = [head[:columns], "", *table(entries(host, policy), columns)]
+            found = entries(host, policy, known_guests(host))
+            shown = [head[:columns], "", *table(found, columns)]
             drawn = "".join(f"{line}{REST_OF_LINE}\n" for line in shown[: height - 1])
             print(f"{HOME}{drawn}{REST_OF_SCREEN}", end="", flush=True)
             host.sleep(arguments.interval)
