@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The keeper as a process: real pids and pidfds; what QEMU has open is the fake's."""
 
+import ast
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from .qemu_process import NVME, UUID, Guest
 
 SECONDS = 20.0
 RECORD = f"keepers/{UUID}"
+PACKAGE = Path(detached.KEEP).parent
 
 
 @pytest.fixture
@@ -160,3 +163,107 @@ def test_what_is_lent_is_reached_through_its_descriptor(
     data = file.read_bytes()
     assert data[0x14:0x18] == bytes.fromhex("60004600")
     assert data[4096 + 4 : 4096 + 6] == b"\x02\x00"
+
+
+def _imported_late(path: Path) -> Iterator[str]:
+    """What functions of a module import, by full names."""
+    package = [*path.relative_to(PACKAGE.parent).parts[:-1]]
+    tree = ast.parse(path.read_text())
+    inside = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+    for node in [each for function in inside for each in ast.walk(function)]:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            if node.module:
+                yield ".".join([*above, node.module])
+            else:
+                yield from (".".join([*above, alias.name]) for alias in node.names)
+
+
+READY = """
+import sys
+sys.path.insert(0, {root!r})
+from libvirt_hooks.errors import HookError
+from libvirt_hooks.linux import keeper
+from libvirt_hooks.linux.host import LinuxHost
+try:
+    keeper.keep(LinuxHost(), "no such guest", print)
+except HookError:
+    print(*sorted(sys.modules))
+"""
+FIRST = {"libvirt_hooks.policy_file", "difflib"}
+"""Of who reads the policy, which a keeper does once, before it is ready."""
+
+
+def test_what_its_modules_import_late_is_there_before_it_is_ready() -> None:
+    """An upgrade takes the files away under a keeper that runs."""
+    command = [detached.PYTHON, "-IS", "-c", READY.format(root=str(PACKAGE.parent))]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    ours = [name for name in loaded if name.split(".")[0] == PACKAGE.name]
+    paths = [PACKAGE.parent / f"{name.replace('.', '/')}.py" for name in ours]
+    late = {name for path in paths if path.exists() for name in _imported_late(path)}
+    assert {"json", "ctypes", "libvirt_hooks.linux.workers"} <= late
+    assert late - set(loaded) == FIRST
+    assert set(keeper.LATER) <= set(loaded)
+
+
+UPGRADED = """
+import sys
+from pathlib import Path
+from libvirt_hooks import closing
+from libvirt_hooks.linux import journald, keeper, logfile, whose
+from libvirt_hooks.linux.host import LinuxHost
+from tests.qemu_process import NVME, UUID
+
+class Upgraded:
+    # Finds nothing, and tells what was looked for.
+    def find_spec(self, name, *_):
+        print("imports", name, flush=True)
+
+def upgrade():
+    sys.meta_path[:] = [Upgraded()]
+    print("ready", flush=True)
+
+here = Path(sys.argv[1])
+whose.is_vfio_device = lambda target: "/vfio/" in target
+whose.open_controllers = lambda _: ()
+whose.may_be = lambda *_: (NVME,)
+closing.is_wanted = lambda *_: True
+journald.JOURNAL = str(here / "nowhere")
+handler = journald.JournalHandler({}, str(here / "no"), str(here / "no"), str(here / "log"))
+keeper.log.addHandler(handler)
+keeper.log.setLevel("INFO")
+(here / "policy").write_text(f'[metrics]\\ntextfile = "{here}"\\n')
+keeper.keep(LinuxHost(*(str(here / each) for each in ("devices", "run", "policy"))), UUID, upgrade)
+print("ended")
+"""
+
+
+def test_it_does_its_work_when_the_package_is_gone(guest: Guest, tmp_path: Path) -> None:
+    """A drive comes, goes, and comes again to be held to the end: all of that imports nothing."""
+    (tmp_path / "devices").mkdir()
+    child = subprocess.Popen(
+        [sys.executable, "-c", UPGRADED, str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=PACKAGE.parent, env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    guest.plug(30, "1", NVME)
+    _await(tmp_path / "log", "holding", 1)
+    guest.do("close 30")
+    _await(tmp_path / "log", "unplugged", 1)
+    guest.plug(31, "2", NVME)
+    _await(tmp_path / "log", "holding", 2)
+    guest.kill()
+    assert child.communicate(timeout=SECONDS)[0] == "ended\n"
+    assert "internal error" not in (tmp_path / "log").read_text()
+    assert "virt_nvme_reset_held 0" in (tmp_path / "virt_nvme_reset.prom").read_text()
+
+
+def _await(log: Path, word: str, times: int) -> None:
+    until = time.monotonic() + SECONDS
+    while not log.exists() or log.read_text().count(word) < times:
+        assert time.monotonic() < until, f"no {word}"
+        time.sleep(0.05)

@@ -8,6 +8,7 @@ oom_score_adj; pidfd_open(2).
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib import import_module
 
 from .. import keeper
 from ..bdf import Bdf
@@ -18,6 +19,13 @@ from .journald import JournalHandler
 from .qemu import Qemu
 
 log = logging.getLogger("libvirt_hooks")
+
+LATER = (
+    *("ctypes", "encodings.ascii", "json", "signal", "socket"),
+    *("libvirt_hooks.linux.mmio", "libvirt_hooks.linux.textfile", "libvirt_hooks.linux.workers"),
+)
+"""What is imported only where it is needed, as the command would wait for it. A keeper loads it
+before it is ready: the package, or Python's, may be upgraded or removed while its guest runs."""
 
 
 class LinuxQemu(Qemu):
@@ -59,6 +67,8 @@ def keep(host: LinuxHost, uuid: str, ready: Callable[[], None]) -> None:
     :param ready: called when what there is is held.
     :raises HookError: there is no QEMU, or nothing of it can be held.
     """
+    for name in LATER:
+        import_module(name)
     qemu = LinuxQemu.find(uuid)
     qemu.host, qemu.started = host, processes.start_time(qemu.pid) or 0
     _live_as_long_as(qemu.pid)
