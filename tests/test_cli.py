@@ -2,6 +2,7 @@
 """The command's verbs on simulated machines, and how they end."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from libvirt_hooks import __version__, cli, journal, policy
 from libvirt_hooks.bdf import Bdf
+from libvirt_hooks.errors import BadRecord
 from libvirt_hooks.linux import host as linux_host
 from libvirt_hooks.linux import policy_file
 from libvirt_hooks.simulator.domain_xml import Assigned, domain_xml
@@ -238,3 +240,77 @@ def test_the_script_without_its_package(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert result.stderr.startswith("virt-nvme-reset: cannot start: No module named")
     assert "Traceback" not in result.stderr
+
+
+FULL = "virt-nvme-reset: standard output: writing: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where", "status", "said"),
+    [
+        pytest.param("demo", ">/dev/full", 1, FULL, id="no room"),
+        pytest.param("config", ">/dev/full", 1, FULL, id="no room for the little there is"),
+        pytest.param("config -o json", ">/dev/full", 1, FULL, id="no room for programs either"),
+        pytest.param("--help", ">/dev/full", 1, FULL, id="no room for help"),
+        pytest.param("demo", ">&-", 0, "", id="stdout is closed"),
+        pytest.param("--help", ">&-", 0, "", id="help to nowhere"),
+        pytest.param("nonsense", "2>&-", 2, "", id="stderr is closed"),
+        pytest.param("show nonsense", "<&- >&- 2>&-", 2, "", id="all are closed"),
+    ],
+)
+def test_whatever_its_descriptors_are(arguments: str, where: str, status: int, said: str) -> None:
+    command = f"{sys.executable} -m libvirt_hooks.cli {arguments} {where}"
+    ended = subprocess.run(
+        command, shell=True, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (status, said)
+
+
+def test_help_that_nobody_reads_is_no_error() -> None:
+    script = ROOT / "bin" / "virt-nvme-reset"
+    with subprocess.Popen(
+        [script, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 0)
+
+
+def test_no_file_of_ours_is_one_of_the_first_three() -> None:
+    """Workers let go of those, and a lock would be gone with them."""
+    script = (
+        "import sys, os; from libvirt_hooks import cli; cli._open_what_is_closed();"
+        "print(os.open('/dev/null', 0), file=open(sys.argv[1], 'w'))"
+    )
+    command = f'{sys.executable} -c "{script}" /dev/fd/9 9>&1 0<&- 1>&- 2>&-'
+    ended = subprocess.run(command, shell=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert int(ended.stdout) > 2
+
+
+def test_asks_nobody_where_stdin_is_closed(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.add("0000:01:00.0", SM951, driver=None)
+    monkeypatch.setattr(sys, "stdin", None)
+    assert cli.main(["reset", "01:00.0"]) == 1
+    assert "nobody can be asked: standard input is no terminal" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("uid", "hints"), [(0, False), (65534, True)])
+def test_who_is_not_root_is_told_to_be(
+    host: SimHost,
+    uid: int,
+    hints: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def listing(_: SimHost) -> list[Bdf]:
+        try:
+            raise PermissionError(13, "Permission denied")
+        except PermissionError as error:
+            raise BadRecord("/run/virt-nvme-reset/owners: listing: Permission denied") from error
+
+    monkeypatch.setattr(SimHost, "functions", listing)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    assert cli.main(["list"]) == 1
+    assert ("  hint: run it as root" in capsys.readouterr().err) == hints

@@ -84,4 +84,5 @@ def test_how_many_is_bounded(asked: Asked, lines: str, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as caught:
         cli.main(["history", "-n", lines])
     assert caught.value.code == 2
+    assert f"-n/--lines: {lines!r}, expected a number, 1 to 5000" in capsys.readouterr().err
     assert asked == []

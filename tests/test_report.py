@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_hooks import cli, journal, report
+from libvirt_hooks import cli, journal, redaction, report
 from libvirt_hooks.bdf import Bdf
 from libvirt_hooks.errors import SysfsError
 from libvirt_hooks.history import Event
 from libvirt_hooks.host import Identity
 from libvirt_hooks.linux import events, policy_file, tools, versions
 from libvirt_hooks.policy import Policy
+from libvirt_hooks.redaction import Redaction
 from libvirt_hooks.simulator.host import SimHost
 from libvirt_hooks.simulator.models import SM951
 
@@ -252,3 +253,6 @@ def test_versions_of_this_machine() -> None:
     assert found["kernel"].startswith(os.uname().release)
     assert os.uname().nodename not in found["kernel"].split()
     assert set(found) == {"virt-nvme-reset", "kernel", "libvirt", "QEMU", "python", "lxml"}
+    masked = Redaction()
+    masked.recognise(redaction.NAMES)
+    assert masked.apply(found["lxml"]) == found["lxml"]

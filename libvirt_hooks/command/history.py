@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`virt-nvme-reset history`: what the hook did."""
 
-import shutil
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 
@@ -11,6 +9,7 @@ from ..host import Host
 from ..linux import events, logfile
 from .names import find
 from .output import BAD, TITLE, WARN, emit, paint
+from .terminal import width
 
 
 def run(arguments: Namespace, host: Host) -> int:
@@ -30,8 +29,7 @@ def _lines(found: events.Found) -> Iterator[str]:
         yield f"nothing in the journal, nor in {logfile.PATH}"
         return
     # As systemctl does: whoever greps gets all of a line.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for text, priority in history.lines(found.events, width):
+    for text, priority in history.lines(found.events, width()):
         yield _painted(text, priority)
 
 

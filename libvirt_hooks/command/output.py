@@ -42,25 +42,6 @@ def is_colourful(out: TextIO | None = None) -> bool:
     return (out or sys.stdout).isatty() and "NO_COLOR" not in os.environ
 
 
-def width() -> int | None:
-    """Return the columns of the terminal that stdout is; None: it is none, and nothing is cut."""
-    return size().columns if sys.stdout.isatty() else None
-
-
-def size() -> os.terminal_size:
-    """Return columns and lines of the terminal, of 80 and 24 where stdout is none.
-
-    As shutil.get_terminal_size, which takes six archive formats to load.
-    """
-    try:
-        found = os.get_terminal_size(sys.stdout.fileno())
-    except (ValueError, OSError):  # closed, or no terminal
-        found = os.terminal_size((80, 24))
-    wanted = os.environ.get("COLUMNS", "")
-    columns = int(wanted) if wanted.isdecimal() and int(wanted) else found.columns
-    return os.terminal_size((columns or 80, found.lines or 24))
-
-
 def paint(text: str, parameter: str) -> str:
     """Return *text* in colour, where there may be any; an empty *parameter* is none."""
     return f"\x1b[{parameter}m{text}\x1b[0m" if parameter and is_colourful() else text

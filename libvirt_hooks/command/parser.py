@@ -58,10 +58,6 @@ ROOT = Argument(
         " labelled, noted or reloaded",
     },
 )
-DRY_RUN = Argument(
-    ("-n", "--dry-run"), {"action": "store_true", "help": "only say what would be done"}
-)
-
 DOMAIN = Argument(
     ("domain",), {"metavar": "DOMAIN", "nargs": "?", "help": "a guest's name or uuid"}
 )
@@ -99,9 +95,12 @@ YES = Argument(("-y", "--yes"), {"action": "store_true", "help": "do not ask"})
 
 
 def _count(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if not 0 < number <= MOST_LINES:
-        raise argparse.ArgumentTypeError(f"{number}, expected 1 to {MOST_LINES}")
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a number, 1 to {MOST_LINES}")
     return number
 
 

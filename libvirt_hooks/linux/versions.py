@@ -44,4 +44,4 @@ def _lxml() -> str:
         from lxml.etree import LXML_VERSION
     except ImportError:
         return NOT_FOUND
-    return ".".join(map(str, LXML_VERSION))
+    return ".".join(map(str, LXML_VERSION[:3]))  # four would be masked as an address
