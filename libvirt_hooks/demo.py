@@ -128,7 +128,7 @@ def _say(event: Event) -> tuple[str, str] | None:
 
 
 def _print_verdict(lives: list[Told], out: TextIO, paint: Callable[[str, str], str]) -> None:
-    heads = "".join(f"{f'{LABELS[bdf]} {bdf}':26}" for bdf in DRIVES)
+    heads = "".join(f"{f'{LABELS[bdf]} {bdf}':25}" for bdf in DRIVES)
     print("", paint(f"{'':18}{heads}lethal FLRs", TITLE), sep="\n", file=out)
     for life in lives:
         cells = [_cell(verdict, paint) for verdict in life.verdicts]
@@ -137,7 +137,7 @@ def _print_verdict(lives: list[Told], out: TextIO, paint: Callable[[str, str], s
 
 def _cell(verdict: Verdict, paint: Callable[[str, str], str]) -> str:
     text = "alive, back on nvme" if verdict.alive else "DEAD until a reboot"
-    return paint(f"{text:26}", GOOD if verdict.alive else BAD)
+    return paint(f"{text:25}", GOOD if verdict.alive else BAD)
 
 
 def _painter(colour: bool) -> Callable[[str, str], str]:

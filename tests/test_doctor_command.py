@@ -8,7 +8,7 @@ import pytest
 
 from libvirt_hooks import cli, journal
 from libvirt_hooks.bdf import Bdf
-from libvirt_hooks.command import domains, output
+from libvirt_hooks.command import doctor, domains, output
 from libvirt_hooks.doctor.facts import Confinement, Entry, Machine, PolicyFile
 from libvirt_hooks.domain import parse
 from libvirt_hooks.errors import BadRecord
@@ -153,6 +153,23 @@ def test_colour_is_for_terminals(
     assert {"\x1b[32mPASS\x1b[0m", "\x1b[33mWARN\x1b[0m", "\x1b[31mFAIL\x1b[0m"} <= {
         word for word in out.split() if "\x1b" in word
     }
+
+
+def test_on_a_terminal_words_stay_whole(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But hints stay on a line, as they may be commands."""
+    monkeypatch.setattr(checkup, "gather", lambda: SICK)
+    assert cli.main(["doctor"]) == 1
+    everything = capsys.readouterr().out
+    for columns in (80, 10):
+        monkeypatch.setattr(doctor, "width", lambda columns=columns: columns)
+        assert cli.main(["doctor"]) == 1
+        out = capsys.readouterr().out
+        assert out.split() == everything.split()
+        if columns == 80:
+            assert max(len(line) for line in out.splitlines() if "hint: " not in line) <= 80
+            assert len(out.splitlines()) > len(everything.splitlines())
 
 
 def test_records_that_a_user_may_not_read(

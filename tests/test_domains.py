@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Guests by libvirt's own test driver, which needs no daemon."""
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -141,6 +142,21 @@ def test_what_a_person_cannot_have_meant(tmp_path: Path) -> None:
         domains.chosen(asked("off", tmp_path / "xml"))
     with pytest.raises(BadDomain, match="reading: No such file"):
         domains.chosen(asked(xml=tmp_path / "xml"))
+
+
+def test_a_definition_on_stdin(without: None, tmp_path: Path) -> None:
+    """As `virsh dumpxml` writes it."""
+    (tmp_path / "xml").write_bytes(definition("piped", OFF))
+    before = os.dup(0)
+    try:
+        with open(tmp_path / "xml", "rb") as file:
+            os.dup2(file.fileno(), 0)
+        assert domains.read("-").name == "piped"
+        with pytest.raises(BadDomain, match="^-: domain XML: not well-formed"):
+            domains.read("-")  # at its end, and open still
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
 
 
 def test_the_policy_of_a_guest_by_name(

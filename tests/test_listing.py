@@ -121,12 +121,12 @@ def test_eighty_columns_are_enough_for_the_longest_of_everything() -> None:
     assert list(map(len, table([entry], 400)))[1] == 12 + 9 + 3 * 60 + 15 + 10 + 23 + 122 + 8 * 2
 
 
-def test_without_a_controller_there_is_nothing_to_head(
+def test_that_there_is_no_controller_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "this_machine", SimHost)
     assert cli.main(["list"]) == 0
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("no NVMe controllers\n", "")
     assert cli.main(["list", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"version": 1, "controllers": []}
 

@@ -97,7 +97,7 @@ def sections(text: str) -> dict[str, str]:
     return dict(part.split(" ==\n", 1) for part in parts[1:])
 
 
-FILE = "virt-nvme-reset-report-0000:01:00.0.txt"
+FILE = "virt-nvme-reset-report-pci_0000_01_00_0.txt"
 
 
 def test_what_is_in_it(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:

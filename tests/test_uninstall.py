@@ -32,7 +32,7 @@ def test_uninstall_leaves_nothing(box: Box, capsys: pytest.CaptureFixture[str]) 
     assert f"{HOOK}: would be removed\n" in capsys.readouterr().out
     assert box.at(HOOK).exists()
     assert box.uninstall() == 0
-    assert capsys.readouterr().out == "all else is removed\n"
+    assert capsys.readouterr().out == "all is removed\n"
     assert box.all == []
     assert [str(path.relative_to(box.root)) for path in box.root.rglob("*")] == ["run"]
 

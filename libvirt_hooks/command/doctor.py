@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`virt-nvme-reset doctor`: is this machine one on which the hook protects drives?"""
 
+import textwrap
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -14,7 +15,12 @@ from ..linux import checkup
 from ..policy import Policy
 from . import domains
 from .output import BAD, GOOD, WARN, emit, paint
+from .terminal import width
 
+TITLES = 30
+MARGIN = TITLES + len(": PASS ")
+LEAST = 20
+"""Columns for what was seen, on however narrow a terminal."""
 COLOURS = {Level.PASS: GOOD, Level.WARN: WARN, Level.FAIL: BAD}
 
 
@@ -22,7 +28,8 @@ def run(arguments: Namespace, host: Host) -> int:
     """Print a line a check; 1 if one failed."""
     found = list(doctor.examine(gather(host)))
     document = {"checks": [asdict(each) for each in found]}
-    emit(arguments, document, (line for each in found for line in _lines(each)))
+    columns = width()
+    emit(arguments, document, (line for each in found for line in _lines(each, columns)))
     return int(any(each.level is Level.FAIL for each in found))
 
 
@@ -57,8 +64,14 @@ def _policy(host: Host) -> Policy:
         return Policy()
 
 
-def _lines(finding: Finding) -> Iterator[str]:
+def _lines(finding: Finding, columns: int | None) -> Iterator[str]:
+    seen = [f"({finding.seen})"]
+    if columns is not None:
+        room = max(columns - MARGIN, LEAST)
+        wrapper = textwrap.TextWrapper(room, break_long_words=False, break_on_hyphens=False)
+        seen = wrapper.wrap(seen[0])
     level = paint(finding.level, COLOURS[finding.level])
-    yield f"{finding.title:30}: {level} ({finding.seen})"
+    yield f"{finding.title:{TITLES}}: {level} {seen[0]}"
+    yield from (f"{'':{MARGIN}}{line}" for line in seen[1:])
     if finding.advice:
-        yield f"  hint: {finding.advice}"
+        yield f"  hint: {finding.advice}"  # whole: it may be a command to be pasted

@@ -14,18 +14,23 @@ from ..domain import Domain, parse
 from ..errors import BadDomain, BadName, HookError
 
 SYSTEM = "qemu:///system"
+STDIN = "-"
 
 
 def read(path: str) -> Domain:
-    """Return the domain in a file.
+    """Return the domain in a file; ``-`` is stdin.
 
     :raises BadDomain: it cannot be read, or is none.
     """
     try:
-        with open(path, "rb") as file:
-            return parse(file.read())
+        with open(0 if path == STDIN else path, "rb", closefd=path != STDIN) as file:
+            data = file.read()
     except OSError as error:
         raise BadDomain(f"{path}: reading: {error.strerror}") from error
+    try:
+        return parse(data)
+    except BadDomain as error:
+        raise BadDomain(f"{path}: {error.message}", error.hint) from error
 
 
 def chosen(arguments: Namespace) -> Domain | None:

@@ -33,6 +33,13 @@ DONE = {
     State.MODE: "mode put right",
     State.OBSOLETE: "removed",
 }
+TO_DO = {
+    State.MISSING: "would be installed",
+    State.OUTDATED: "would be updated",
+    State.MODE: "its mode would be put right",
+    State.CHANGED: f"{State.CHANGED}: would be kept",
+    State.OBSOLETE: "would be removed",
+}
 
 
 def run(arguments: Namespace, host: Host) -> int:
@@ -56,7 +63,7 @@ def told() -> Iterator[None]:
         yield
     except OSError as error:
         who = error.filename2 or error.filename or "install"
-        raise HookError(f"{who}: {error.strerror}", "run it as root") from error
+        raise HookError(f"{who}: {error.strerror}") from error
 
 
 def say(lines: Iterable[str]) -> None:
@@ -124,7 +131,7 @@ class Installation:
         items = self._items()
         todo = [each for each in items if each.state is not State.SAME]
         if dry_run:
-            say(summary((each.path, each.state) for each in todo))
+            say(summary((each.path, TO_DO[each.state]) for each in todo) or ["all is installed"])
             return 0
         readers = self._readers()
         self._note(items)

@@ -142,11 +142,13 @@ def _uses(
 
 
 def table(found: Sequence[Entry], columns: int | None) -> Iterator[str]:
-    """Word it; without a controller there is nothing to head.
+    """Word it.
 
     :param columns: of the terminal, None if it is none.
     """
-    return lines(COLUMNS, list(map(_row, found)), columns) if found else iter(())
+    if not found:
+        return iter(["no NVMe controllers"])
+    return lines(COLUMNS, list(map(_row, found)), columns)
 
 
 def _row(each: Entry) -> list[Cell]:

@@ -61,7 +61,9 @@ ROOT = Argument(
 DOMAIN = Argument(
     ("domain",), {"metavar": "DOMAIN", "nargs": "?", "help": "a guest's name or uuid"}
 )
-XML = Argument(("--xml",), {"metavar": "FILE", "help": "a guest's definition, instead of DOMAIN"})
+XML = Argument(
+    ("--xml",), {"metavar": "FILE", "help": "a guest's definition, instead of DOMAIN; - for stdin"}
+)
 CONNECT = Argument(
     ("-c", "--connect"),
     {"metavar": "URI", "default": "qemu:///system", "help": "the libvirt that knows DOMAIN"},

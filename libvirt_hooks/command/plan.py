@@ -48,7 +48,7 @@ def lines(found: Plan) -> Iterator[str]:
     here = {each.bdf for each in found.controllers}
     for each in found.objections:
         if each.bdf not in here:
-            yield from _objection(each)
+            yield from _objection(each, each.message)
     for controller in found.controllers:
         yield from _controller(controller, [o for o in found.objections if o.bdf == controller.bdf])
     if not found.controllers:
@@ -71,21 +71,24 @@ def _controller(controller: Outlook, objections: list[Objection]) -> Iterator[st
     yield from _wrapped(f"{controller.bdf}{ids}{f'  {quirk}' if quirk else ''}", indent=14)
     if controller.unseen:
         yield from _row("hardware", f"not looked at: {controller.unseen}")
+
+    def said(each: Objection) -> str:
+        return each.message.removeprefix(f"{controller.bdf}: ")
+
     moments = [part.moment for part in controller.parts]
     for each in objections:
         if each.operation not in moments:
-            yield from _objection(each)
+            yield from _objection(each, said(each))
     for part in controller.parts:
         if part.does:
             yield from _row(part.moment, "; ".join(part.does))
         for each in objections:
             if each.operation == part.moment:
-                yield from _objection(each)
+                yield from _objection(each, said(each))
 
 
-def _objection(each: Objection) -> Iterator[str]:
+def _objection(each: Objection, message: str) -> Iterator[str]:
     by = "" if each.by == LIBVIRT else ("refused: " if each.refuses else "only say: ")
-    message = each.message.removeprefix(f"{each.bdf}: ")
     yield from _row(each.operation, f"{by}{message}")
     if each.hint:
         yield from _row("", f"hint: {each.hint}")

@@ -26,7 +26,8 @@ def run(arguments: Namespace, host: Host) -> int:
     :raises HookError: there is no such controller, or the file is there already.
     """
     bdf = find(host, arguments.bdf)
-    path = arguments.file or f"{PROGRAM}-report-{bdf}.txt"
+    # Without colons: scp would take what is before one for a host.
+    path = arguments.file or f"{PROGRAM}-report-{bdf.nodedev}.txt"
     if path != "-" and os.path.lexists(path):
         raise _there(path)  # before anything takes its time
     text = _redaction(arguments, host, bdf).apply(_text(arguments, host, bdf))

@@ -20,7 +20,7 @@ from ..linux.manifest import Manifest
 from ..linux.records import RUN
 from ..policy import PATH
 from . import laying
-from .install import say, told
+from .install import say, summary, told
 from .output import complain
 from .policies import lenient
 
@@ -52,7 +52,7 @@ def uninstall(host: Host, dry_run: bool, stage: str = "", root: str = "") -> int
     if not stage:
         _refuse_with_guests(host)
     if dry_run:
-        say(f"{path}: would be removed" for path in known.files)
+        say(summary((path, "would be removed") for path in known.files))
         return 0
     if not stage:
         _restore(host)
@@ -61,7 +61,8 @@ def uninstall(host: Host, dry_run: bool, stage: str = "", root: str = "") -> int
         _refuse_with_guests(host)  # one may have been started meanwhile; none can be any more
     kept += _remove(known, [path for path in reversed(known.files) if path != HOOK], root)
     _clean(known, root, bool(stage))
-    say([*kept, *_left(root), "all else is removed"])
+    stays = [*kept, *_left(root)]
+    say([*stays, "all else is removed" if stays else "all is removed"])
     return int(bool(kept))
 
 
