@@ -31,7 +31,7 @@ def document(known: Known) -> Document:
         "observed": known.seen and _observed(known.seen),
         "not_observed": known.unseen or None,
         "quirk": known.quirk._asdict(),
-        "owners": list(known.owners),
+        "guests": list(known.owners),
         "marks": {"dead": known.dead, "stuck": known.stuck},
         "policy": {
             "mode": known.policy.mode,

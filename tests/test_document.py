@@ -18,7 +18,7 @@ from .lives import BDF, called
 
 KEYS = {
     *("bdf", "vendor", "device", "model", "serial", "euis", "driver", "users", "iommu_group"),
-    *("capabilities", "observed", "not_observed", "quirk", "owners", "marks", "policy", "forecast"),
+    *("capabilities", "observed", "not_observed", "quirk", "guests", "marks", "policy", "forecast"),
 }
 OBSERVED = {
     *("gone", "evidence", "nvme_state", "open", "power_state", "reset_methods", "offered"),
@@ -95,7 +95,7 @@ def test_one_that_is_awake(
             "ready_check_delay": 0.0,
             "prefer_bus": False,
         },
-        "owners": [],
+        "guests": [],
         "marks": {"dead": None, "stuck": None},
         "policy": {"mode": "enforce", "guard": "auto", "close": "holder", "denied": None},
         "forecast": [
@@ -144,7 +144,7 @@ def test_a_guest_s(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     host.add(BDF, ORDINARY)
     assert Life(host, [(BDF, True)], called).start()
     found = shown(host, monkeypatch, capsys)
-    assert found["owners"] == [UUID]
+    assert found["guests"] == [UUID]
     assert found["users"] == [{"pid": 4211, "comm": "qemu-system-x86"}]
     assert found["observed"]["open"] is True
 

@@ -110,8 +110,8 @@ def test_eighty_columns_are_enough_for_the_longest_of_everything() -> None:
         serial=long,
         driver="uio_pci_generic",
         state="in a guest",
-        owner=UUID,
-        guest=long,
+        guest=UUID,
+        guest_name=long,
         held=False,
         reset_methods=["device_specific", "flr", "bus"],
         quirk=long,
@@ -151,8 +151,8 @@ def test_for_programs_nothing_is_cut(
             "serial": None,
             "driver": "vfio-pci",
             "state": "held",
-            "owner": UUID,
-            "guest": None,
+            "guest": UUID,
+            "guest_name": None,
             "held": True,
             "reset_methods": ["flr", "bus"],
             "quirk": "sm951",
@@ -166,8 +166,8 @@ def test_for_programs_nothing_is_cut(
             "serial": "SIM00001",
             "driver": "nvme",
             "state": "live",
-            "owner": None,
             "guest": None,
+            "guest_name": None,
             "held": False,
             "reset_methods": ["flr", "bus"],
             "quirk": "",
@@ -216,7 +216,7 @@ def test_open_by_whom_no_record_tells() -> None:
     for uuid in host.records.names(journal.OWNERS):
         host.records.drop(journal.OWNERS, uuid)
     entry = listed(host)
-    assert (entry.state, entry.owner) == ("open", None)
+    assert (entry.state, entry.guest) == ("open", None)
     assert entry.uses == ["open@4211 (qemu-system-x86)"]
 
 
@@ -379,4 +379,4 @@ def test_guests_have_names_where_libvirt_knows_them(monkeypatch: pytest.MonkeyPa
     assert asked == []  # it takes longer than all the rest
     journal.claim(host, UUID, [Bdf.parse("0000:01:00.0")])
     (entry,) = entries(host, policy.Policy(), known_guests(host))
-    assert entry.guest == "web01"
+    assert entry.guest_name == "web01"

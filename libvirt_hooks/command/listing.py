@@ -48,10 +48,10 @@ class Entry(NamedTuple):
     serial: str | None
     driver: str | None
     state: str
-    owner: str | None
-    """uuid of the guest that has it, by its record."""
     guest: str | None
-    """Its name, if libvirt was asked."""
+    """uuid of the guest that has it, by its record."""
+    guest_name: str | None
+    """If libvirt was asked."""
     held: bool
     """Has the guest's keeper a duplicate of QEMU's descriptor?"""
     reset_methods: list[str]
@@ -119,8 +119,8 @@ def entries(host: Host, policy: Policy, guests: Mapping[str, str] = NO_NAMES) ->
                 serial=identity and identity.serial,
                 driver=driver,
                 state=next(word for word, holds in states.items() if holds),
-                owner=owner,
-                guest=guests.get(owner or ""),
+                guest=owner,
+                guest_name=guests.get(owner or ""),
                 held=bdf in held,
                 reset_methods=(host.read_attr(bdf, "reset_method") or "").split(),
                 quirk=policy.quirk(bdf, vendor, device).name,
@@ -152,7 +152,7 @@ def table(found: Sequence[Entry], columns: int | None) -> Iterator[str]:
 
 
 def _row(each: Entry) -> list[Cell]:
-    guest = each.guest or (each.owner or "")[:8]
+    guest = each.guest_name or (each.guest or "")[:8]
     texts = (
         each.bdf,
         f"{each.vendor}:{each.device}" if each.vendor else "",

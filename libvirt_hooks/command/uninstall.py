@@ -47,7 +47,7 @@ def uninstall(host: Host, dry_run: bool, stage: str = "", root: str = "") -> int
     if known is None:
         raise HookError(
             f"uninstall: not laid down by install: no {manifest.PATH}",
-            "remove the package virt-nvme-reset with apt or dnf, if it is one",
+            "remove the package with apt or dnf, and what was copied with rm",
         )
     if not stage:
         _refuse_with_guests(host)
