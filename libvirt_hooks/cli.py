@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """virt-nvme-reset, the command. Exit status: 0 done, 1 refused or failed, 2 wrong usage."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ from .errors import HookError
 
 if TYPE_CHECKING:
     from .host import Host
+
+
+DENIED = (os.strerror(errno.EACCES), os.strerror(errno.EPERM))
 
 
 def this_machine() -> "Host":
@@ -54,7 +58,8 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _advise(error: HookError) -> None:
-    if isinstance(error.__cause__, PermissionError) and not error.hint and os.geteuid() != 0:
+    """By its last words, which are the kernel's: from a worker no cause comes back."""
+    if error.message.endswith(DENIED) and not error.hint and os.geteuid() != 0:
         error.hint = "run it as root"
 
 

@@ -305,10 +305,7 @@ def test_who_is_not_root_is_told_to_be(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def listing(_: SimHost) -> list[Bdf]:
-        try:
-            raise PermissionError(13, "Permission denied")
-        except PermissionError as error:
-            raise BadRecord("/run/virt-nvme-reset/owners: listing: Permission denied") from error
+        raise BadRecord("/run/virt-nvme-reset/owners: listing: Permission denied")
 
     monkeypatch.setattr(SimHost, "functions", listing)
     monkeypatch.setattr(os, "geteuid", lambda: uid)

@@ -2,6 +2,7 @@
 """`virt-nvme-reset history`, as it is typed."""
 
 import json
+import os
 
 import pytest
 
@@ -72,6 +73,11 @@ def test_nothing(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(events, "find", lambda *_: events.Found(None, ()))
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    assert cli.main(["history"]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith("virt-nvme-reset.log that a user may see: run it as root\n")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert cli.main(["history"]) == 0
     said = "nothing in the journal, nor in /var/log/virt-nvme-reset.log\n"
     assert capsys.readouterr().out == said

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`virt-nvme-reset history`: what the hook did."""
 
+import os
 from argparse import Namespace
 from collections.abc import Iterator
 
@@ -26,7 +27,9 @@ def run(arguments: Namespace, host: Host) -> int:
 
 def _lines(found: events.Found) -> Iterator[str]:
     if not found.events:
-        yield f"nothing in the journal, nor in {logfile.PATH}"
+        # journalctl shows a user what root did only where that user is of its group.
+        why = "" if os.geteuid() == 0 else " that a user may see: run it as root"
+        yield f"nothing in the journal, nor in {logfile.PATH}{why}"
         return
     # As systemctl does: whoever greps gets all of a line.
     for text, priority in history.lines(found.events, width()):
