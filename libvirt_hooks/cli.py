@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """virt-nvme-reset, the command. Exit status: 0 done, 1 refused or failed, 2 wrong usage."""
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -13,9 +12,6 @@ from .errors import HookError
 
 if TYPE_CHECKING:
     from .host import Host
-
-
-DENIED = (os.strerror(errno.EACCES), os.strerror(errno.EPERM))
 
 
 def this_machine() -> "Host":
@@ -31,7 +27,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except HookError as error:
-        _advise(error)
         output.complain(error)
         return error.exit_status
     except KeyboardInterrupt:
@@ -55,12 +50,6 @@ def _run(argv: Sequence[str]) -> int:
         return status
     finally:
         sys.stdout.flush()  # also of --help; here an error is told, at Python's end it is not
-
-
-def _advise(error: HookError) -> None:
-    """By its last words, which are the kernel's: from a worker no cause comes back."""
-    if error.message.endswith(DENIED) and not error.hint and os.geteuid() != 0:
-        error.hint = "run it as root"
 
 
 def _open_what_is_closed() -> None:

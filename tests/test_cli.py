@@ -12,7 +12,7 @@ import pytest
 
 from libvirt_hooks import __version__, cli, journal, policy
 from libvirt_hooks.bdf import Bdf
-from libvirt_hooks.errors import BadRecord
+from libvirt_hooks.errors import BadRecord, SysfsError
 from libvirt_hooks.linux import host as linux_host
 from libvirt_hooks.linux import policy_file
 from libvirt_hooks.simulator.domain_xml import Assigned, domain_xml
@@ -285,6 +285,24 @@ def test_no_file_of_ours_is_one_of_the_first_three() -> None:
     command = f'{sys.executable} -c "{script}" /dev/fd/9 9>&1 0<&- 1>&- 2>&-'
     ended = subprocess.run(command, shell=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert int(ended.stdout) > 2
+
+
+def test_who_may_not_read_the_policy_may_look(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def denied(_: SimHost) -> str:
+        raise SysfsError(policy.PATH, "reading", 13)
+
+    host.add("0000:01:00.0", SM951)
+    monkeypatch.setattr(SimHost, "policy", denied)
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    assert cli.main(["list"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1].startswith("0000:01:00.0  ")
+    assert captured.err == (
+        f"virt-nvme-reset: {policy.PATH}: reading: Permission denied\n  hint: run it as root\n"
+    )
+    assert cli.main(["reset", "--yes", "01:00.0"]) == 1  # but not touch
 
 
 def test_asks_nobody_where_stdin_is_closed(

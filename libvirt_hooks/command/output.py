@@ -4,6 +4,7 @@
 A document has stable keys, and ``version``, which changes when one of them does.
 """
 
+import errno
 import os
 import sys
 from argparse import Namespace
@@ -14,6 +15,8 @@ from ..errors import HookError
 from .parser import PROGRAM
 
 VERSION = 1
+
+DENIED = (os.strerror(errno.EACCES), os.strerror(errno.EPERM))
 
 BAD, WARN, GOOD, TITLE = "31", "33", "32", "1"
 """SGR parameters (ECMA-48, 8.3.117): red, yellow, green, bold."""
@@ -33,8 +36,12 @@ def emit(arguments: Namespace, document: Mapping[str, object], lines: Iterable[s
 def complain(error: HookError) -> None:
     """Say what is wrong, and the hint on a line of its own."""
     print(f"{PROGRAM}: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"  hint: {error.hint}", file=sys.stderr)
+    hint = error.hint
+    # By the last words, which are the kernel's: from a worker no cause comes back.
+    if not hint and error.message.endswith(DENIED) and os.geteuid() != 0:
+        hint = "run it as root"
+    if hint:
+        print(f"  hint: {hint}", file=sys.stderr)
 
 
 def is_colourful(out: TextIO | None = None) -> bool:

@@ -30,7 +30,7 @@ def run(arguments: Namespace, host: Host) -> int:
     path = arguments.file or f"{PROGRAM}-report-{bdf.nodedev}.txt"
     if path != "-" and os.path.lexists(path):
         raise _there(path)  # before anything takes its time
-    text = _redaction(arguments, host, bdf).apply(_text(arguments, host, bdf))
+    text = _redaction(arguments, host).apply(_text(arguments, host, bdf))
     if path == "-":
         sys.stdout.write(text)
     else:
@@ -74,7 +74,7 @@ def _history(bdf: Bdf) -> Iterable[str]:
     return [text for text, _ in history.lines(found.events, registers=True)]
 
 
-def _redaction(arguments: Namespace, host: Host, bdf: Bdf) -> Redaction:
+def _redaction(arguments: Namespace, host: Host) -> Redaction:
     found = Redaction()
     if not arguments.serial:
         for each in host.functions():
