@@ -14,6 +14,7 @@ from . import lifecycle, metrics
 from .domain import Domain
 from .errors import BadDomain, HookError
 from .host import Host
+from .snapshot import printable
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +72,9 @@ def _failed(operation: str, error: HookError) -> int:
 
 def _lines(error: HookError) -> Iterator[str]:
     """What virsh shows the user: each thing on one line, whatever is in it."""
-    yield _one_line(error.message)
+    yield printable(error.message)
     if error.hint:
-        yield f"  hint: {_one_line(error.hint)}"
-
-
-def _one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+        yield f"  hint: {printable(error.hint)}"
 
 
 @contextmanager

@@ -305,6 +305,13 @@ def test_who_may_not_read_the_policy_may_look(
     assert cli.main(["reset", "--yes", "01:00.0"]) == 1  # but not touch
 
 
+def test_no_complaint_speaks_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--xml", "\x1b[31m\n"]) == 1
+    assert capsys.readouterr().err == (
+        "virt-nvme-reset: \\x1b[31m\\x0a: reading: No such file or directory\n"
+    )
+
+
 def test_asks_nobody_where_stdin_is_closed(
     host: SimHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

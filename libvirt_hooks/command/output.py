@@ -35,13 +35,15 @@ def emit(arguments: Namespace, document: Mapping[str, object], lines: Iterable[s
 
 def complain(error: HookError) -> None:
     """Say what is wrong, and the hint on a line of its own."""
-    print(f"{PROGRAM}: {error.message}", file=sys.stderr)
+    from ..snapshot import printable  # --help needs none
+
+    print(f"{PROGRAM}: {printable(error.message)}", file=sys.stderr)
     hint = error.hint
     # By the last words, which are the kernel's: from a worker no cause comes back.
     if not hint and error.message.endswith(DENIED) and os.geteuid() != 0:
         hint = "run it as root"
     if hint:
-        print(f"  hint: {hint}", file=sys.stderr)
+        print(f"  hint: {printable(hint)}", file=sys.stderr)
 
 
 def is_colourful(out: TextIO | None = None) -> bool:
