@@ -3,11 +3,14 @@
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 
 from libvirt_hooks import demo, hook
-from tools.picture import PICTURE, draw
+from tools.picture import PICTURES, draw
+
+README = Path(__file__).parent.parent / "README.md"
 
 
 def played(*, colour: bool = False) -> tuple[int, str]:
@@ -61,5 +64,12 @@ def test_every_saying_is_said() -> None:
         assert literal in text or words.said in silent, words
 
 
-def test_the_picture_is_of_this_demo() -> None:
-    assert PICTURE.read_text() == draw(), "draw it again: python -m tools.picture"
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: str(path.name))
+def test_the_pictures_are_of_what_is_printed(path: Path) -> None:
+    drawn = draw(PICTURES[path]())
+    assert path.read_text() == drawn, "draw it again: python -m tools.picture"
+
+
+def test_the_readme_shows_each_picture() -> None:
+    shown = re.findall(r"!\[.*?\]\(docs/(.*?)\)", README.read_text())
+    assert shown == ["commands.svg", "demo.svg"]
