@@ -209,6 +209,14 @@ def test_what_is_no_checkout_cannot_be_installed(box: Box) -> None:
             what()
 
 
+def test_what_a_package_has_laid_down_is_checked_by_its_manager(box: Box) -> None:
+    (box.tree / "hooks/qemu.d/50-nvme-reset").unlink()
+    box.at(f"{LIBRARY}/libvirt_hooks").mkdir(parents=True)
+    with pytest.raises(HookError, match="not laid down by install") as caught:
+        box.check()
+    assert caught.value.hint == "check a package with dpkg -V or rpm -V"
+
+
 def test_an_installation_is_checked_by_its_manifest(
     box: Box, capsys: pytest.CaptureFixture[str]
 ) -> None:

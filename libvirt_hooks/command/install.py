@@ -116,6 +116,7 @@ class Installation:
         elif self._is_ours:
             amiss = summary(self._differences())
         else:
+            self._refuse_what_is_a_packages("check a package with dpkg -V or rpm -V")
             files.listed(self._tree, LOCAL)  # says that this is no checkout
         amiss += self._shadows()
         say(amiss or ["all is installed"])
@@ -127,7 +128,7 @@ class Installation:
         :raises HookError: a package has done so already, or there is no checkout.
         :raises OSError: it cannot be written.
         """
-        self._refuse_what_is_a_packages()
+        self._refuse_what_is_a_packages("remove the package first, with apt or dnf")
         items = self._items()
         todo = [each for each in items if each.state is not State.SAME]
         if dry_run:
@@ -159,13 +160,10 @@ class Installation:
         where = [path for path in found if path.startswith("/etc/")]
         return [f"{path}: the hook uses this copy, not {ours}: remove it" for path in where]
 
-    def _refuse_what_is_a_packages(self) -> None:
+    def _refuse_what_is_a_packages(self, hint: str) -> None:
         there = os.path.exists(f"{self._root}{LIBRARY}/{PACKAGE}")
         if there and not self._is_ours and not self._staged:
-            raise HookError(
-                f"{LIBRARY}: not laid down by install: no {manifest.PATH}",
-                "remove the package virt-nvme-reset first, with apt or dnf",
-            )
+            raise HookError(f"{LIBRARY}: not laid down by install: no {manifest.PATH}", hint)
 
     def _note(self, items: Iterable[Item]) -> None:
         """What is about to be laid down is ours from now on; what was still is."""
