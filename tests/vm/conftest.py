@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from . import guests, hooks, image, outer, parts, report
+from . import hooks, image, machine, outer, parts, report
 from .drives import Double, Drive
 from .lives import Row
-from .rig import CommandFailed, Rig, boot
+from .rig import CommandFailed, Rig
 
 ROWS = pytest.StashKey[list[Row]]()
 LINES = pytest.StashKey[list[report.Line]]()
@@ -46,11 +46,7 @@ def built_parts(disk_image: image.Image) -> Path:
 
 @pytest.fixture(scope="session")
 def session_rig(disk_image: image.Image, built_parts: Path) -> Iterator[Rig]:
-    """A booted machine: hook installed, double loaded."""
-    with boot(disk_image, built_parts) as rig:
-        guests.install_kernel(rig)
-        hooks.install(rig)
-        Double(rig, outer.DOUBLE, "double").load()
+    with machine.ready(disk_image, built_parts) as rig:
         yield rig
 
 
