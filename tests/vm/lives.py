@@ -35,6 +35,14 @@ class Life(StrEnum):
     def boots(self) -> int:
         return {Life.REFUSED: 0, Life.REBOOT: 2}.get(self, 1)
 
+    @property
+    def guarded_resets(self) -> int:
+        """Resets that are the guard's, for no keeper can catch them: bus resets on the double.
+
+        QEMU's open and its first machine reset, and four more at a reboot (measured: QEMU 7.2).
+        """
+        return 4 * self.boots - 2 if self.boots else 0
+
 
 @dataclass(frozen=True)
 class Row:
