@@ -122,6 +122,10 @@ class Guest:
         """Its QEMU."""
         return int(self.rig.run(["cat", f"{STATUS_FOLDER}/{self.name}.pid"]).stdout)
 
+    def tasks(self) -> list[int]:
+        """The threads of its QEMU."""
+        return [int(task) for task in self.rig.run(f"ls /proc/{self.pid}/task").stdout.split()]
+
     def kill(self) -> None:
         """Take QEMU away without a word to anybody."""
         self.rig.run(f"kill -KILL $(cat {STATUS_FOLDER}/{self.name}.pid)")
@@ -155,7 +159,8 @@ class Guest:
 
     def _change(self, command: str, bdf: str) -> None:
         self.rig.run(
-            f"cat > /run/rig/device.xml && virsh -q {command} {self.name} /run/rig/device.xml --live",
+            f"cat > /run/rig/device.xml"
+            f" && virsh -q {command} {self.name} /run/rig/device.xml --live",
             self._hostdev(bdf),
             timeout=STOP_TIMEOUT,
         )
