@@ -67,8 +67,17 @@ class Row:
         return len(readable) == len(self.caps) == self.life.boots
 
 
-def live(rig: Rig, life: Life, drive: Drive | None = None, managed: bool = True) -> Row:
-    """Lead one life with the hook in place, on a drive that the host has, and tell how it went."""
+def live(
+    rig: Rig,
+    life: Life,
+    drive: Drive | None = None,
+    managed: bool = True,
+    registers: bool = True,
+) -> Row:
+    """Lead one life with the hook in place, on a drive that the host has, and tell how it went.
+
+    :param registers: look at those of an unmanaged drive afterwards; under lockdown nobody can.
+    """
     name = f"{drive or 'none'}-{'yes' if managed else 'no'}-{life.name.lower()}"
     guest = Guest(rig, name, life.action, drive.bdf if drive else None, managed)
     before = _take_from_host(drive, managed) if drive else None
@@ -77,7 +86,7 @@ def live(rig: Rig, life: Life, drive: Drive | None = None, managed: bool = True)
         noted, began = hooks.now(rig), time.monotonic()
         play(guest, life)
         seconds = time.monotonic() - began
-        after = _look(drive, managed) if drive else None
+        after = _look(drive, managed, registers) if drive else None
         return Row(
             hook=True,
             drive=str(drive or "none"),
@@ -139,5 +148,7 @@ def _take_from_host(drive: Drive, managed: bool) -> View:
     return drive.view()
 
 
-def _look(drive: Drive, managed: bool) -> View:
-    return drive.wait_live() if managed else drive.registers_view()
+def _look(drive: Drive, managed: bool, registers: bool) -> View:
+    if managed:
+        return drive.wait_live()
+    return drive.registers_view() if registers else drive.view()
