@@ -148,8 +148,8 @@ def assert_refused_at_once(rig: Rig, double: Double, why: str) -> None:
 def test_unmanaged_drive_comes_back_on_vfio_pci(rig: Rig, frozen: Double) -> None:
     """This kernel's nvme binds to what is found; it does not keep it.
 
-    By the guard alone: a keeper would meet the freezing FLR at the last close, which keeps it in the
-    kernel for so long that `release` leaves the drive to the next start.
+    By the guard alone: a keeper would meet the freezing FLR at the last close, which keeps it in
+    the kernel for so long that `release` leaves the drive to the next start.
     """
     frozen.detach()
     before = frozen.view()
