@@ -15,7 +15,8 @@ test:
 
 vm-test:
 	@tools/setup test vm
-	.venv/bin/python -m pytest -o addopts=--strict-markers -q -n 2 --dist loadfile -rP tests/vm
+	.venv/bin/python -m pytest -o addopts=--strict-markers -q -n 2 --dist loadfile \
+		--no-loadscope-reorder -rP tests/vm
 
 bench:
 	@tools/setup test

@@ -22,7 +22,8 @@ def pytest_sessionfinish() -> None:
     if BEFORE is None:
         OWN.unlink(missing_ok=True)
     else:
-        with suppress(FileNotFoundError):  # another run beside this one has taken it away
+        # Of two sessions side by side, the other may have removed it.
+        with suppress(FileNotFoundError):
             os.truncate(OWN, BEFORE)
 
 

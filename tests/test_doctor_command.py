@@ -126,6 +126,18 @@ guard at hot-plug             : PASS (0000:01:00.0 (144d:a802): guarded from a g
     assert host.effects == ["store owners/0d6f8a7e-53a1-4b0e-8e0c-6d1f0d2c9b11"]
 
 
+def test_a_policy_that_nobody_trusts_is_not_read(
+    host: SimHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reading it complains on stderr, and a program would have to read that, too."""
+    monkeypatch.setattr(checkup, "gather", lambda: replace(SOUND, policy=SICK.policy))
+    monkeypatch.setattr(host, "policy", lambda: pytest.fail("it was read"))
+    assert cli.main(["doctor", "-o", "json"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "is ignored: mode is 0666" in captured.out
+
+
 def test_for_programs(
     host: SimHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

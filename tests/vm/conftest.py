@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from . import guests, hooks, image, outer, parts, report
+from . import hooks, image, machine, outer, parts, report
 from .drives import Double, Drive
 from .lives import Row
-from .rig import CommandFailed, Rig, boot
+from .rig import CommandFailed, Rig
 
 ROWS = pytest.StashKey[list[Row]]()
 LINES = pytest.StashKey[list[report.Line]]()
@@ -28,10 +28,28 @@ EVIDENCE = (
 )
 
 
+LONGEST_FIRST = (
+    "test_twenty_lives",
+    "test_lives",
+    "test_recovery",
+    "test_killed",
+    "test_keeper",
+    "test_lockdown",
+    "test_stuck",
+)
+"""Files, by how long they take; what is not named takes less than these."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "vm: runs in the rig, a Debian with libvirtd under QEMU")
     config.stash[ROWS] = []
     config.stash[LINES] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is begun last decides how long one of two rigs has nothing to do."""
+    order = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -46,11 +64,7 @@ def built_parts(disk_image: image.Image) -> Path:
 
 @pytest.fixture(scope="session")
 def session_rig(disk_image: image.Image, built_parts: Path) -> Iterator[Rig]:
-    """A booted machine: hook installed, double loaded."""
-    with boot(disk_image, built_parts) as rig:
-        guests.install_kernel(rig)
-        hooks.install(rig)
-        Double(rig, outer.DOUBLE, "double").load()
+    with machine.ready(disk_image, built_parts) as rig:
         yield rig
 
 

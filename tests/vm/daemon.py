@@ -11,6 +11,10 @@ TIMEOUT = 120.0
 ANSWERS = "virsh -q uri >/dev/null"
 
 
+def pid(rig: Rig) -> int:
+    return int(rig.run(["pidof", "libvirtd"]).stdout)
+
+
 def restart(rig: Rig) -> None:
     rig.run(f"systemctl restart libvirtd.service && {ANSWERS}", timeout=TIMEOUT)
 

@@ -57,7 +57,7 @@ HOSTDEV = """\
 
 @dataclass(frozen=True)
 class Guest:
-    """One domain, with one NVMe or none."""
+    """One domain, with one NVMe, none, or more."""
 
     rig: Rig = field(repr=False)
     name: str
@@ -66,6 +66,8 @@ class Guest:
     managed: bool = True
     policy: str = ""
     """Our policy in its metadata: what is inside the element, such as ``mode="off"``."""
+    others: tuple[str, ...] = ()
+    """What it has beside *bdf*, in the same way."""
 
     @property
     def uuid(self) -> str:
@@ -84,7 +86,7 @@ class Guest:
             action=self.action,
             serial=self.serial,
             metadata=METADATA.format(self.policy) if self.policy else "",
-            hostdev=self._hostdev(),
+            hostdev="".join(self._hostdev(bdf) for bdf in (self.bdf, *self.others) if bdf),
         )
 
     def define(self) -> None:
@@ -102,6 +104,27 @@ class Guest:
 
     def destroy(self) -> None:
         self.rig.run(["virsh", "-q", "destroy", self.name], timeout=STOP_TIMEOUT)
+
+    def shut_down(self) -> None:
+        """Press its power button; only one that serves notices."""
+        self.rig.run(["virsh", "-q", "shutdown", self.name, "--mode", "acpi"])
+
+    def attach(self, bdf: str) -> None:
+        """Plug a drive in while it serves."""
+        self._change("attach-device", bdf)
+
+    def detach(self, bdf: str) -> None:
+        """Ask it to let go of a drive; libvirt waits for that, but only for some seconds."""
+        self._change("detach-device", bdf)
+
+    @property
+    def pid(self) -> int:
+        """Its QEMU."""
+        return int(self.rig.run(["cat", f"{STATUS_FOLDER}/{self.name}.pid"]).stdout)
+
+    def tasks(self) -> list[int]:
+        """The threads of its QEMU."""
+        return [int(task) for task in self.rig.run(f"ls /proc/{self.pid}/task").stdout.split()]
 
     def kill(self) -> None:
         """Take QEMU away without a word to anybody."""
@@ -131,11 +154,16 @@ class Guest:
         """CAP of each NVMe that each of its boots found."""
         return [int(cap, 16) for cap in re.findall(r"\bCAP=([0-9a-f]{16})", self.said())]
 
-    def _hostdev(self) -> str:
-        if self.bdf is None:
-            return ""
-        parts = re.split("[:.]", self.bdf)
-        return HOSTDEV.format(*parts, managed="yes" if self.managed else "no")
+    def _hostdev(self, bdf: str) -> str:
+        return HOSTDEV.format(*re.split("[:.]", bdf), managed="yes" if self.managed else "no")
+
+    def _change(self, command: str, bdf: str) -> None:
+        self.rig.run(
+            f"cat > /run/rig/device.xml"
+            f" && virsh -q {command} {self.name} /run/rig/device.xml --live",
+            self._hostdev(bdf),
+            timeout=STOP_TIMEOUT,
+        )
 
 
 def install_kernel(rig: Rig) -> None:

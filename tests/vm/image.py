@@ -46,6 +46,9 @@ PACKAGES = (
     "mdadm",
     "lvm2",
     "cryptsetup-bin",
+    # For the role in packaging/ansible, played against the rig itself.
+    "ansible-core",
+    "python3-apt",
 )
 
 # Laid into the root before the first package, so that the initrd is generated once and small.

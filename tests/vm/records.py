@@ -38,6 +38,17 @@ def stuck(rig: Rig, bdf: str) -> int:
     return int(_load(rig, f"{STATE}/stuck/{bdf}").get("pid", 0))
 
 
+def keeper(rig: Rig, uuid: str) -> int | None:
+    """The process that a guest's keeper is, by its record."""
+    found = _load(rig, f"{STATE}/keepers/{uuid}")
+    return int(found["process"][0]) if found else None
+
+
+def held(rig: Rig, uuid: str) -> list[str]:
+    """What a guest's keeper holds, by its record."""
+    return list(_load(rig, f"{STATE}/keepers/{uuid}").get("bdfs", []))
+
+
 def _load(rig: Rig, path: str) -> dict[str, Any]:
     text = rig.run(["cat", path], check=False).stdout
     found: dict[str, Any] = json.loads(text) if text else {}

@@ -32,7 +32,9 @@ def test_drive_outlives_its_guest(
 
     assert row.before is not None
     assert row.after is not None
-    assert row.counters is None or row.counters.flr_lethal == 0
+    if row.counters is not None:
+        assert row.counters.flr_lethal == 0
+        assert row.counters.bus_resets == life.guarded_resets
     assert row.guest_saw_it, f"CAP of each boot: {row.caps}"
     assert row.after.reset_method == row.before.reset_method
     assert row.after.power_control == row.before.power_control

@@ -6,35 +6,19 @@ What every key and value means is tested without a rig; here is what only a real
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
 from . import hooks
 from .drives import Double, Drive
 from .guests import Guest
+from .hooks import POLICY as PATH
+from .hooks import policy
 from .rig import Result, Rig
 
 pytestmark = pytest.mark.vm
 
-PATH = "/etc/virt-nvme-reset.toml"
 EN_AND_SHN = 0xC001
 LETHAL = 0x4001
-
-
-@pytest.fixture(autouse=True)
-def no_file(rig: Rig) -> Iterator[None]:
-    """Whatever a test wrote is gone after it."""
-    yield
-    rig.run(["rm", "-f", PATH])
-
-
-@contextmanager
-def policy(rig: Rig, text: str, mode: str = "644") -> Iterator[None]:
-    rig.run(f"cat > {PATH} && chmod {mode} {PATH}", stdin=text)
-    yield
-    rig.run(["rm", PATH])
 
 
 def prepare(guest: Guest) -> Result:

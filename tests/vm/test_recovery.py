@@ -16,6 +16,8 @@ from .rig import Rig
 
 pytestmark = pytest.mark.vm
 
+BY_THE_GUARD = '[drive."144d:a802"]\nclose = "guard"\n'
+
 RESCAN, BUS_RESCAN, SLOT = "remove/rescan", "remove/bus/rescan", "slot power"
 FREEZE = f"echo 1 > {PARAMETERS}/frozen"
 AUTOPROBE = "/sys/bus/pci/drivers_autoprobe"
@@ -144,14 +146,19 @@ def assert_refused_at_once(rig: Rig, double: Double, why: str) -> None:
 
 
 def test_unmanaged_drive_comes_back_on_vfio_pci(rig: Rig, frozen: Double) -> None:
-    """This kernel's nvme binds to what is found; it does not keep it."""
+    """This kernel's nvme binds to what is found; it does not keep it.
+
+    By the guard alone: a keeper would meet the freezing FLR at the last close, which keeps it in the
+    kernel for so long that `release` leaves the drive to the next start.
+    """
     frozen.detach()
     before = frozen.view()
     frozen.clear()
     frozen.cure_by(Cure.RESCAN)
     rig.run("dmesg --clear")
     began = hooks.now(rig)
-    lead_a_life(Guest(rig, "unmanaged", "hang", frozen.bdf, managed=False))
+    with hooks.policy(rig, BY_THE_GUARD):
+        lead_a_life(Guest(rig, "unmanaged", "hang", frozen.bdf, managed=False))
 
     found = recovery(rig, began, "release")
     print(f"\nunmanaged: {found.last['MESSAGE']}; in all {found.seconds:.1f} s")
@@ -168,7 +175,7 @@ def test_unmanaged_drive_comes_back_on_vfio_pci(rig: Rig, frozen: Double) -> Non
 
 
 def test_drive_that_falls_off_under_its_guest(rig: Rig, frozen: Double) -> None:
-    """vfio resets it at the last close: QEMU stays in the kernel, and libvirt loses patience."""
+    """vfio resets it at the last close: the keeper stays in the kernel, and its hook goes on."""
     frozen.cure_by(Cure.RESCAN)
     guest = Guest(rig, "fallen", "hang", frozen.bdf)
     before = frozen.view()
@@ -186,7 +193,7 @@ def test_drive_that_falls_off_under_its_guest(rig: Rig, frozen: Double) -> None:
     print(f"\ndestroy took {ended.seconds:.0f} s, release {found.seconds:.1f} s of it")
     said = [each["MESSAGE"] for each in hooks.journal(rig, began) if each["OPERATION"] == "stopped"]
     print(*said, sep="\n")
-    assert any("still open through vfio" in each for each in said)
+    assert any("has not let go of its drives" in each for each in said)
     assert found.rungs == [RESCAN]
     assert frozen.wait_live() == before
     assert hooks.left_behind(rig) == []

@@ -6,11 +6,13 @@
  *   dirty     ACPI S5 at once: CC.EN stays set, no notification
  *   reboot    shutdown notification, then one machine reset; the second boot does "shutdown"
  *   hang      nothing, forever: "action hang" says that it got there
+ *   serve     hot-unplug, hot-plug and the power button, which is answered as by "shutdown";
+ *             "action serve" says that it got there
  *
  * What it has to say goes to COM1, one fact a line (see ``parts``).
  *
  * Sources: Multiboot 0.6.96; PCI Local Bus 3.0, 3.2.2.3.2; NVMe 1.4, 3.1 and 7.6;
- * QEMU hw/acpi/piix4.c and hw/isa/lpc_ich9.c.
+ * QEMU hw/acpi/piix4.c, hw/isa/lpc_ich9.c and docs/specs/acpi_pci_hotplug.rst.
  */
 
 typedef unsigned char u8;
@@ -39,6 +41,14 @@ static u8 inb(u16 port)
 	return value;
 }
 
+static u16 inw(u16 port)
+{
+	u16 value;
+
+	asm volatile("inw %1, %0" : "=a"(value) : "Nd"(port));
+	return value;
+}
+
 static u32 inl(u16 port)
 {
 	u32 value;
@@ -52,6 +62,47 @@ static _Noreturn void halt(void)
 	for (;;)
 		asm volatile("cli; hlt");
 }
+
+/* ---- a tick, to sleep by: a guest that spins takes the host's only processor --------------- */
+
+#define PIC1_COMMAND 0x20
+#define PIC1_DATA 0x21
+#define PIC2_DATA 0xa1
+#define ICW1_INIT_ICW4 0x11
+#define ICW4_8086 0x01
+#define FIRST_VECTOR 0x20
+#define VECTORS 8
+#define INTERRUPT_GATE 0x8e00
+
+extern const u8 tick_entry[];
+extern const u16 code_selector;
+
+static u16 idt[FIRST_VECTOR + VECTORS][4] __attribute__((aligned(8)));
+
+/* Only IRQ 0, by which the firmware leaves the PIT ticking 18 times a second. */
+static void start_ticking(void)
+{
+	struct __attribute__((packed)) {
+		u16 limit;
+		u32 base;
+	} idtr = { sizeof(idt) - 1, (u32)idt };
+
+	for (u32 vector = FIRST_VECTOR; vector < FIRST_VECTOR + VECTORS; vector++) {
+		idt[vector][0] = (u32)tick_entry;
+		idt[vector][1] = code_selector;
+		idt[vector][2] = INTERRUPT_GATE;
+		idt[vector][3] = (u32)tick_entry >> 16;
+	}
+	asm volatile("lidt %0" : : "m"(idtr), "m"(idt));
+	outb(PIC1_COMMAND, ICW1_INIT_ICW4);
+	outb(PIC1_DATA, FIRST_VECTOR);
+	outb(PIC1_DATA, 1 << 2); /* the second one is at IRQ 2 */
+	outb(PIC1_DATA, ICW4_8086);
+	outb(PIC1_DATA, 0xfe);
+	outb(PIC2_DATA, 0xff);
+}
+
+static void sleep_a_tick(void) { asm volatile("sti; hlt; cli" : : : "memory"); }
 
 /* ---- COM1 ----------------------------------------------------------------------------- */
 
@@ -176,6 +227,9 @@ static void pci_enable(u16 bdf)
 #define PIIX4_PM 0x71138086u
 #define ICH9_LPC 0x29188086u
 #define PMBASE 0x40 /* the same register in both */
+#define PM1_STS 0
+#define PM1_EN 2
+#define PM1_POWER_BUTTON 0x100
 #define PM1_CNT 4
 #define SLP_EN_S5 0x2000 /* SLP_TYP is 0 for S5 in QEMU's DSDT */
 
@@ -239,7 +293,7 @@ static _Noreturn void machine_reset(void)
 #define MAX_CONTROLLERS 8
 
 static struct controller {
-	u16 bdf;
+	u16 bdf; /* 0, the host bridge's: unplugged, to be used anew */
 	int ready;
 	u8 *bar;
 	u32 asq[PAGE / 4] __attribute__((aligned(PAGE)));
@@ -349,15 +403,25 @@ static void print_ready(struct controller *controller)
 	print(" ready CSTS=%8 model=%s\n", *reg(controller, NVME_CSTS), model);
 }
 
+static struct controller *controller_of(u16 bdf)
+{
+	for (u32 index = 0; index < found; index++)
+		if (controllers[index].bdf == bdf)
+			return &controllers[index];
+	return 0;
+}
+
 static void start(u16 bdf)
 {
-	struct controller *controller = &controllers[found];
+	struct controller *controller = controller_of(0);
 
-	if (found == MAX_CONTROLLERS) {
-		print("error: more than %d nvme\n", MAX_CONTROLLERS);
-		return;
+	if (!controller) {
+		if (found == MAX_CONTROLLERS) {
+			print("error: more than %d nvme\n", MAX_CONTROLLERS);
+			return;
+		}
+		controller = &controllers[found++];
 	}
-	found++;
 	controller->bdf = bdf;
 	pci_enable(bdf);
 	if (!map(controller))
@@ -382,6 +446,79 @@ static void shut_down(struct controller *controller)
 	}
 	print_name("", controller->bdf);
 	print(" shut down CC=%8 CSTS=%8\n", *cc, *csts);
+}
+
+static void shut_down_all(void)
+{
+	for (u32 index = 0; index < found; index++)
+		if (controllers[index].ready)
+			shut_down(&controllers[index]);
+}
+
+/* ---- hot-plug, as the DSDT of QEMU's "pc" does it ----------------------------------------------
+ *
+ * By ACPI's eject and not by an express slot's attention button, since the guests' machine is an
+ * i440fx, which has none. To libvirt and to vfio it is the same: the guest lets go, then QEMU
+ * closes the device and says DEVICE_DELETED.
+ */
+
+#define PCIHP_UP 0xae00 /* one bit a slot; read clears */
+#define PCIHP_DOWN 0xae04
+#define PCIHP_EJECT 0xae08
+#define PCIHP_SELECT 0xae10
+#define BSEL_ROOT_BUS 0
+#define PLUGGED_MEMORY 0xe0000000u /* SeaBIOS fills its window for a pc from the other end */
+#define PLUGGED_MEMORY_EACH (1 << 20)
+
+/* As Linux does when its driver is unbound: the controller is shut down, and stays enabled. */
+static void unplug(u32 slot)
+{
+	u16 bdf = slot << 3;
+	struct controller *controller = controller_of(bdf);
+
+	if (controller && controller->ready)
+		shut_down(controller);
+	outl(PCIHP_EJECT, 1u << slot);
+	print_name("", bdf);
+	print(" unplugged\n");
+	if (controller) {
+		controller->bdf = 0;
+		controller->ready = 0;
+	}
+}
+
+/* The firmware has long given the others their addresses. */
+static void plug(u32 slot)
+{
+	u16 bdf = slot << 3;
+
+	if (pci_read(bdf, PCI_CLASS_REVISION) >> 8 != PCI_CLASS_STORAGE_EXPRESS)
+		return;
+	pci_select(bdf, PCI_BASE_ADDRESS_0);
+	outl(0xcfc, PLUGGED_MEMORY + slot * PLUGGED_MEMORY_EACH);
+	pci_select(bdf, PCI_BASE_ADDRESS_1);
+	outl(0xcfc, 0);
+	start(bdf);
+}
+
+/* Until the power button is pressed. */
+static void serve(void)
+{
+	start_ticking();
+	outw(pm_base + PM1_EN, PM1_POWER_BUTTON);
+	while (!(inw(pm_base + PM1_STS) & PM1_POWER_BUTTON)) {
+		outl(PCIHP_SELECT, BSEL_ROOT_BUS);
+		u32 down = inl(PCIHP_DOWN);
+		u32 up = inl(PCIHP_UP);
+
+		for (u32 slot = 0; slot < 32; slot++) {
+			if (down >> slot & 1)
+				unplug(slot);
+			if (up >> slot & 1)
+				plug(slot);
+		}
+		sleep_a_tick();
+	}
 }
 
 /* ---- the whole ------------------------------------------------------------------------------ */
@@ -441,13 +578,6 @@ static const char *last_word(const char *text)
 	return word;
 }
 
-static void shut_down_all(void)
-{
-	for (u32 index = 0; index < found; index++)
-		if (controllers[index].ready)
-			shut_down(&controllers[index]);
-}
-
 _Noreturn void guest_main(u32 magic, const struct multiboot_info *info)
 {
 	u32 boot = count_boot();
@@ -465,10 +595,14 @@ _Noreturn void guest_main(u32 magic, const struct multiboot_info *info)
 		shut_down_all();
 		if (same(action, "reboot"))
 			machine_reset();
-	} else if (same(action, "dirty") || same(action, "hang")) {
+	} else if (same(action, "dirty") || same(action, "hang") || same(action, "serve")) {
 		print("action %s\n", action);
 		if (same(action, "hang"))
 			halt();
+		if (same(action, "serve")) {
+			serve();
+			shut_down_all();
+		}
 	} else {
 		print("error: no action in the command line: %s\n", action);
 	}
