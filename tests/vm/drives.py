@@ -144,6 +144,7 @@ class Drive:
         # libvirt keeps what was detached through it on a list, and while it is there gives no
         # managed guest's drive back to the host: a removal alone would not take it off.
         self.rig.run(["virsh", "-q", "nodedev-reattach", self._nodedev], check=False)
+        self.settle()  # what is the host's again, udev has open
         self.rig.run(
             f"[ -e {self.sysfs} ] && {{ echo > {self.sysfs}/driver_override;"
             f" echo 1 > {self.sysfs}/remove; }}; echo 1 > {PCI}/drivers_autoprobe;"
