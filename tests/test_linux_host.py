@@ -11,6 +11,7 @@ from libvirt_hooks.bdf import Bdf
 from libvirt_hooks.deadline import Deadline
 from libvirt_hooks.errors import BadPolicy, DeviceBusy, SysfsError
 from libvirt_hooks.host import Host
+from libvirt_hooks.linux import policy_file
 from libvirt_hooks.linux.host import LinuxHost
 
 NVME = Bdf(0, 3, 0, 0)
@@ -63,9 +64,10 @@ def test_doing_outside_a_worker_is_nothing(host: Host) -> None:
 
 
 def test_the_policy_is_the_file_s_text_or_none(host: Host, tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
     assert host.policy() is None
-    (tmp_path / "policy.toml").write_text("# é\n")
-    assert host.policy() == "# é\n"
+    path.write_text("# é\n")
+    assert LinuxHost(policy=str(path)).policy() == "# é\n"
 
 
 def test_a_policy_that_cannot_be_read_does_not_count_as_none(host: Host, tmp_path: Path) -> None:
@@ -76,3 +78,16 @@ def test_a_policy_that_cannot_be_read_does_not_count_as_none(host: Host, tmp_pat
     (tmp_path / "policy.toml").mkdir()
     with pytest.raises(SysfsError, match="policy.toml: reading: Is a directory"):
         host.policy()
+
+
+def test_the_policy_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong with it is told by who reads it: twice is once too often."""
+    reads: list[str] = []
+
+    def read(path: str) -> None:
+        reads.append(path)
+
+    monkeypatch.setattr(policy_file, "read", read)
+    host = LinuxHost(policy=str(tmp_path / "none"))
+    assert (host.policy(), host.policy()) == (None, None)
+    assert len(reads) == 1

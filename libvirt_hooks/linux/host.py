@@ -44,6 +44,7 @@ class LinuxHost(Sysfs):
     ) -> None:
         super().__init__(devices, bus, buses)
         self._policy = policy
+        self._policy_text: tuple[str | None] | None = None
         self._run = run
         self._records = RunRecords(run)
         self._boot_id = ""
@@ -81,8 +82,10 @@ class LinuxHost(Sysfs):
         worker.extend(seconds)
 
     def policy(self) -> str | None:
-        """See Host.policy."""
-        return policy_file.read(self._policy)
+        """See Host.policy. Read once: what is wrong with it need not be told twice."""
+        if self._policy_text is None:
+            self._policy_text = (policy_file.read(self._policy),)
+        return self._policy_text[0]
 
     def boot_id(self) -> str:
         """See Host.boot_id."""

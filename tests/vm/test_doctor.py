@@ -143,7 +143,7 @@ def test_names_and_uses_by_libvirt(rig: Rig, sound: None, double: Double, ordina
         running.start()
         listed = json.loads(hooks.command(rig, "list", "-o", "json").stdout)["controllers"]
         (held,) = [each for each in listed if each["bdf"] == double.bdf]
-        assert (held["guest"], held["owner"]) == (running.name, running.uuid)
+        assert (held["guest_name"], held["guest"]) == (running.name, running.uuid)
         assert running.name in hooks.command(rig, "list").stdout
 
         found = doctors.examine(rig)

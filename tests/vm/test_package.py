@@ -117,7 +117,7 @@ def test_install_and_uninstall_from_a_checkout(
     assert_protected(row)
 
     gone = rig.run([LOCAL, "uninstall"])
-    assert gone.stdout.splitlines() == ["all else is removed"]
+    assert gone.stdout.splitlines() == ["all is removed"]
     assert left(rig, bare) == []
     assert_libvirt_works_alone(rig)
 
