@@ -53,16 +53,20 @@ class Disk:
         encoded = base64.b64encode(master_boot_record()).decode()
         self.rig.run(
             f"base64 -d | dd of={self.path} conv=fsync status=none"
-            f" && blockdev --rereadpt {self.path} && udevadm settle"
+            f" && {self._reread}"
             f" && test -b /dev/{self.part(1)} && test -b /dev/{self.part(2)}",
             stdin=encoded,
         )
 
     def wipe(self) -> None:
         """Make it empty, for nothing that was on it is to come to life at the next probe."""
-        self.rig.run(
-            f"blkdiscard -z {self.path} && blockdev --rereadpt {self.path} && udevadm settle"
-        )
+        self.rig.run(f"blkdiscard -z {self.path} && {self._reread}")
+
+    @property
+    def _reread(self) -> str:
+        """Have the kernel see what partitions there are, as soon as udev has closed the last."""
+        busy = f"! blockdev --rereadpt {self.path} 2>/dev/null"
+        return f"while {busy}; do sleep 0.1; done && udevadm settle"
 
     def _find(self, pattern: str) -> str:
         return self.rig.run(self.drive.listing(pattern)).stdout.strip()
