@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Gather what the doctor judges of drives, guests and records. Changes nothing, reads no register.
 
-Records are read by ``store`` alone: whoever asks ``keepers`` or ``marks`` has them dropped.
+Records are read by ``store`` alone: ``marks`` drops what is stale or unreadable, and ``keepers``
+warns of it, where here each is told once, as what is left over.
 """
 
 from collections.abc import Collection, Iterable, Iterator

@@ -24,7 +24,6 @@ POLL = 0.01
 END_TIMEOUT = 1.0
 """Seconds that a killed process may take, unless the kernel is busy with what it had open."""
 
-
 Process = tuple[int, int]
 """Number and start time, as ``Host.runs`` takes them."""
 
@@ -136,17 +135,17 @@ def await_end(host: Host, uuid: str, deadline: Deadline, share: float) -> None:
             ended = deadline.within(share)
         for limit in filter(None, (deadline, ended)):
             limit.allow(keeper.seconds)
-        if deadline.expired or (ended is not None and ended.expired):
-            _give_up(host, keeper, deadline, is_late=ended is not None)
+        if ended is not None and (ended.expired or deadline.expired):
+            _give_up(host, keeper, deadline)
+            return
+        if deadline.expired:
             return
         host.sleep(POLL)
     if uuid in host.records.names(KEEPERS):  # of one that was killed
         withdraw(host, uuid)
 
 
-def _give_up(host: Host, keeper: Keeper, deadline: Deadline, is_late: bool) -> None:
-    if not is_late:
-        return
+def _give_up(host: Host, keeper: Keeper, deadline: Deadline) -> None:
     what = f"has not let go of its drives after {deadline.elapsed:.1f} s: killed"
     _warn(f"keeper {keeper.process[0]} of guest {keeper.uuid} {what}")
     host.kill(*keeper.process)
