@@ -209,6 +209,28 @@ def test_a_keeper_has_the_time_that_cap_to_gives_its_drives(
     assert bool(victims) is killed
 
 
+@pytest.mark.parametrize(("ends", "killed"), [(4.0, True), (6.0, False)])
+def test_a_keeper_is_killed_only_once_its_qemu_has_ended(
+    ends: float, killed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operation has 5 s, less than the keeper's share."""
+    host, _ = running()
+    (each,) = host.keepers.of(UUID)
+    content = {"process": [each.pid] * 2, "qemu": [4211] * 2, "bdfs": [], "seconds": 0.0}
+    store.save(host, "keepers", UUID, content)
+    began = host.clock.now
+    victims: list[int] = []
+    runs: Callable[[int, int], bool] = lambda pid, _: (  # noqa: E731
+        pid not in victims if pid == each.pid else host.clock.now < began + ends
+    )
+    monkeypatch.setattr(host, "runs", runs)
+    monkeypatch.setattr(host, "kill", lambda pid, started: victims.append(pid))
+    keepers.await_end(host, UUID, Deadline(host.monotonic, 5.0), 10.0)
+    assert victims == [each.pid] * killed
+    assert host.records.names("keepers") == [UUID] * (not killed)
+    assert 5.0 <= host.clock.now - began < 5.1
+
+
 def test_a_hook_that_gives_up_on_a_keeper_says_who_has_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
